@@ -1,0 +1,1 @@
+"""The `spottune` command (also `kubectl finetune`)."""

@@ -1,0 +1,1 @@
+"""The SpotTune operator: observe, plan, execute. It has no storage rights and imports no torch."""
