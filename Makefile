@@ -1,0 +1,54 @@
+# Two commands do everything: `make demo` and `make test`. `make help` lists the rest.
+SHELL := /bin/bash
+PYTHON ?= python3
+PY := .venv/bin/python
+FAST := not (cluster or nodes or storage or process or e2e or long)
+
+.DEFAULT_GOAL := help
+.PHONY: help setup setup-python demo test test-fast test-long lint generate lock up down status benchmarks clean
+
+help: ## list the targets
+	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-14s %s\n", $$1, $$2}'
+
+setup: ## everything a machine needs: system packages, .venv, Kubernetes binaries
+	@$(PYTHON) tools/bootstrap.py
+
+setup-python: ## only .venv: enough for `make test-fast` and `make lint`
+	@$(PYTHON) tools/bootstrap.py --python-only
+
+demo: setup ## the whole product on a local cluster: spot kills, and the same adapter to the bit
+	@$(PY) -m examples.demo
+
+test: setup lint ## every test that needs nothing but this machine (root)
+	@$(PY) -m pytest -q -m "$(FAST)" -n 2
+	@$(PY) -m pytest -q -m "not long and not ($(FAST))" --durations=15
+
+test-fast: setup-python lint ## the tests that need no cluster
+	@$(PY) -m pytest -q -m "$(FAST)" -n 2
+
+test-long: setup ## campaigns of hundreds of faults
+	@$(PY) -m pytest -q -m long --timeout=7200
+
+lint: setup-python ## formatting, types, layers, generated files
+	@.venv/bin/ruff format --check . && .venv/bin/ruff check .
+	@.venv/bin/mypy
+	@.venv/bin/lint-imports --no-cache > /dev/null || .venv/bin/lint-imports --no-cache
+	@$(PY) -m spottune_operator.api.crd --check
+
+generate: setup-python ## write the generated files (CRD)
+	@$(PY) -m spottune_operator.api.crd --write
+
+lock: ## pin the requirements again, with hashes and without addresses
+	@$(PYTHON) tools/bootstrap.py --lock
+
+up: setup ## the local cluster
+	@$(PY) -m localcloud up
+
+down: ## stop the local cluster: no process, mount, namespace or cgroup is left
+	@$(PY) -m localcloud down
+
+status: ## what of the local cluster runs
+	@$(PY) -m localcloud status
+
+clean: ## remove .venv and caches in this folder
+	rm -rf .venv .mypy_cache .ruff_cache .pytest_cache .hypothesis

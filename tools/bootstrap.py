@@ -1,0 +1,160 @@
+"""Make a fresh machine ready: system packages, `.venv` from pinned requirements, Kubernetes binaries.
+
+Runs on the system's Python with nothing but the standard library. Every step says how long it took; what is there already is
+not done again. `--python-only` stops after `.venv`; `--lock` pins the requirements again.
+"""
+
+from __future__ import annotations
+
+import argparse
+import hashlib
+import importlib.util
+import os
+import shutil
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parent.parent
+VENV = ROOT / ".venv"
+VENV_PYTHON = VENV / "bin" / "python"
+REQUIREMENTS = ROOT / "requirements"
+STAMP = VENV / "installed.sha256"
+LOCKS = {
+    # output file -> arguments of `uv pip compile`
+    "setup.txt": ["requirements/setup.in"],
+    "dev.txt": ["pyproject.toml", "--extra", "dev"],
+    "operator.txt": ["pyproject.toml", "--extra", "operator"],
+    "trainer.txt": ["pyproject.toml", "--extra", "trainer"],
+    "agent.txt": ["pyproject.toml"],
+}
+
+
+class SetupError(RuntimeError):
+    """Something the machine lacks; the message names it and the remedy."""
+
+
+def step(title: str, action: Callable[[], str | None]) -> None:
+    """Run one step with a heartbeat every ten seconds and its elapsed time at the end."""
+    started = time.monotonic()
+    done = threading.Event()
+
+    def heartbeat() -> None:
+        while not done.wait(10):
+            print(f"    … {title}: {time.monotonic() - started:.0f} s", flush=True)
+
+    threading.Thread(target=heartbeat, daemon=True).start()
+    try:
+        result = action()
+    finally:
+        done.set()
+    print(f"  ✓ {title}: {result or 'done'} ({time.monotonic() - started:.1f} s)", flush=True)
+
+
+def run(*argv: str, env: dict[str, str] | None = None) -> None:
+    """Run a command quietly; on failure raise `SetupError` with the end of what it said."""
+    process = subprocess.run(argv, cwd=ROOT, env=env, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, errors="replace")
+    if process.returncode:
+        tail = "\n".join(process.stdout.strip().splitlines()[-15:])
+        raise SetupError(f"`{' '.join(argv)}` ended with {process.returncode}:\n{tail}")
+
+
+def requirements_digest() -> str:
+    digest = hashlib.sha256()
+    for path in (REQUIREMENTS / "setup.txt", REQUIREMENTS / "dev.txt", ROOT / "pyproject.toml"):
+        digest.update(path.read_bytes())
+    return digest.hexdigest()
+
+
+def make_venv() -> str:
+    """`.venv` with exactly the pinned packages and the project itself, editable."""
+    wanted = requirements_digest()
+    if STAMP.is_file() and STAMP.read_text() == wanted and VENV_PYTHON.exists():
+        return "there already"
+    if importlib.util.find_spec("ensurepip") is None:
+        version = f"{sys.version_info.major}.{sys.version_info.minor}"
+        install_packages([f"python{version}-venv"])
+    if VENV.exists() and not VENV_PYTHON.exists():
+        shutil.rmtree(VENV)
+    run(sys.executable, "-m", "venv", str(VENV))
+    run(str(VENV_PYTHON), "-m", "pip", "install", "-q", "--require-hashes", "-r", "requirements/setup.txt")
+    uv = [str(VENV / "bin" / "uv"), "pip", "install", "-q", "--python", str(VENV_PYTHON)]
+    run(*uv, "--require-hashes", "-r", "requirements/dev.txt")
+    run(*uv, "--no-deps", "--no-build-isolation", "-e", ".")
+    STAMP.write_text(wanted)
+    return "made"
+
+
+def install_packages(names: list[str]) -> None:
+    """Install Debian packages. Raises `SetupError` that names them when there are no rights to."""
+    if os.geteuid() != 0:
+        raise SetupError(f"root is needed to install {', '.join(names)}; run this as root, or first: apt-get install {' '.join(names)}")
+    env = {**os.environ, "DEBIAN_FRONTEND": "noninteractive"}
+    run("apt-get", "update", "-qq", env=env)
+    run("apt-get", "install", "-y", "-qq", "--no-install-recommends", *names, env=env)
+
+
+def system_packages() -> str:
+    """The Debian packages of `localcloud/packages.txt`, each with the reason why it is needed."""
+    wanted: dict[str, str] = {}
+    for line in (ROOT / "localcloud" / "packages.txt").read_text().splitlines():
+        name, _, why = line.partition("#")[0].strip().partition(" ")
+        if name:
+            wanted[name] = why.strip()
+    listed = subprocess.run(["dpkg-query", "-W", "-f", "${Package} ${db:Status-Status}\n"], capture_output=True, text=True)
+    installed = {line.split()[0] for line in listed.stdout.splitlines() if line.endswith(" installed")}
+    missing = [name for name in wanted if name not in installed]
+    if not missing:
+        return "there already"
+    for name in missing:
+        print(f"    {name}: {wanted[name]}")
+    install_packages(missing)
+    return f"installed {len(missing)}"
+
+
+def kubernetes_binaries() -> str:
+    """Everything that `localcloud.assets` knows; its own progress goes to the screen."""
+    process = subprocess.run([str(VENV_PYTHON), "-m", "localcloud", "assets"], cwd=ROOT)
+    if process.returncode:
+        raise SetupError("the Kubernetes binaries could not be had; the lines above say why")
+    return "there"
+
+
+def lock() -> None:
+    """Pin every requirements file again: hashes, no addresses."""
+    uv = shutil.which("uv") or str(VENV / "bin" / "uv")
+    for output, source in LOCKS.items():
+        compile_ = ["pip", "compile", *source, "--universal", "--python-version", "3.11", "--generate-hashes", "--upgrade", "-q"]
+        run(uv, *compile_, "--custom-compile-command", "make lock", "-o", f"requirements/{output}")
+        print(f"  ✓ requirements/{output}")
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--python-only", action="store_true", help="only .venv")
+    parser.add_argument("--lock", action="store_true", help="pin the requirements again and stop")
+    options = parser.parse_args()
+    try:
+        if sys.version_info < (3, 11):
+            raise SetupError(
+                f"Python 3.11 or newer is needed, this is {sys.version.split()[0]}; give another one: make PYTHON=python3.12 …"
+            )
+        if options.lock:
+            lock()
+            return 0
+        if not options.python_only:
+            step("system packages", system_packages)
+        step("Python packages (.venv)", make_venv)
+        if not options.python_only:
+            step("Kubernetes binaries", kubernetes_binaries)
+    except SetupError as error:
+        print(f"setup: {error}", file=sys.stderr)
+        return 1
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
