@@ -138,7 +138,7 @@ def main() -> int:
     parser.add_argument("--lock", action="store_true", help="pin the requirements again and stop")
     options = parser.parse_args()
     try:
-        if sys.version_info < (3, 11):
+        if sys.version_info < (3, 11):  # noqa: UP036  (this script runs on whatever Python the machine has)
             raise SetupError(
                 f"Python 3.11 or newer is needed, this is {sys.version.split()[0]}; give another one: make PYTHON=python3.12 …"
             )
