@@ -1,0 +1,187 @@
+"""The spot market of the local cloud: what each pool costs, how much of it is left, and what a launch gets.
+
+The state is one JSON file in the home, read by moto at every launch. Deciding is pure (`allocate`, `play`); reading and writing the
+file is at the end of the module.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import json
+import os
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+from localcloud.pools import Pool, all_pools, list_price
+
+
+@dataclass(frozen=True, slots=True)
+class Quote:
+    """What the market says of one pool."""
+
+    price: float
+    """US dollars per hour."""
+
+    capacity: int | None = None
+    """How many instances the pool can hold at once; None means no end of them, 0 that there is nothing to be had."""
+
+
+@dataclass(frozen=True, slots=True)
+class Market:
+    """Every quote that differs from the list."""
+
+    quotes: Mapping[Pool, Quote] = field(default_factory=dict)
+
+    def quote(self, pool: Pool) -> Quote:
+        """The quote of a pool; its list price and endless capacity when nobody has set one."""
+        return self.quotes.get(pool) or Quote(list_price(pool))
+
+    def with_pool(self, pool: Pool, *, price: float | None = None, capacity: int | None = None, endless: bool = False) -> Market:
+        """The market after a change of one pool; what is not given stays. `endless` takes the limit off again.
+
+        Raises `ValueError` for a price that is not positive or a capacity below 0.
+        """
+        if price is not None and not price > 0:
+            raise ValueError(f"price of {pool}: {price} is not a price; give US dollars per hour above 0")
+        if capacity is not None and capacity < 0:
+            raise ValueError(f"capacity of {pool}: {capacity} is below 0; give how many instances it can hold, 0 for none")
+        quote = self.quote(pool)
+        if price is not None:
+            quote = replace(quote, price=price)
+        if capacity is not None or endless:
+            quote = replace(quote, capacity=None if endless else capacity)
+        return Market({**self.quotes, pool: quote})
+
+    def to_json(self) -> dict[str, Any]:
+        """The file's content."""
+        return {"pools": {str(pool): {"price": q.price, "capacity": q.capacity} for pool, q in sorted(self.quotes.items())}}
+
+    @classmethod
+    def from_json(cls, document: Mapping[str, Any]) -> Market:
+        """The market that `to_json` wrote; raises `ValueError` for a pool that does not exist here."""
+        return cls({Pool.parse(name): Quote(float(q["price"]), q.get("capacity")) for name, q in document.get("pools", {}).items()})
+
+
+@dataclass(frozen=True, slots=True)
+class Offer:
+    """One override of a launch request: where an instance may be put."""
+
+    pool: Pool
+    priority: float = 0.0
+    """The requester's own ranking (Karpenter: its price); decides between pools that cost the same."""
+
+
+@dataclass(frozen=True, slots=True)
+class Allocation:
+    """What a launch gets."""
+
+    launched: tuple[int, ...]
+    """For each instance the index of its offer."""
+
+    short: tuple[int, ...]
+    """Offers that were tried and had no capacity left, cheapest first."""
+
+
+def allocate(market: Market, offers: Sequence[Offer], running: Mapping[Pool, int], wanted: int) -> Allocation:
+    """Puts `wanted` instances into the cheapest offers that have room, as an instant fleet does. Pure.
+
+    `running` counts the instances that each pool holds already.
+    """
+    order = sorted(range(len(offers)), key=lambda i: (market.quote(offers[i].pool).price, offers[i].priority, i))
+    held = Counter(running)
+    launched: list[int] = []
+    short: list[int] = []
+    for index in order:
+        pool = offers[index].pool
+        limit = market.quote(pool).capacity
+        while len(launched) < wanted and (limit is None or held[pool] < limit):
+            held[pool] += 1
+            launched.append(index)
+        if len(launched) >= wanted:
+            break
+        short.append(index)
+    return Allocation(tuple(launched), tuple(short))
+
+
+def reclaimed(market: Market, running: Mapping[Pool, Sequence[str]]) -> tuple[str, ...]:
+    """The instances that no longer fit into their pools, newest first in each. `running` lists each pool's instances, oldest first. Pure."""
+    out: list[str] = []
+    for pool, instances in sorted(running.items()):
+        limit = market.quote(pool).capacity
+        if pool.capacity_type == "spot" and limit is not None:
+            out.extend(reversed(instances[limit:]))
+    return tuple(out)
+
+
+@dataclass(frozen=True, slots=True)
+class Change:
+    """One step of a script: what a pool is like from a moment on."""
+
+    at: float
+    """Seconds after the start of the script."""
+
+    pool: Pool
+    price: float | None = None
+    capacity: int | None = None
+
+
+def parse_script(document: Any) -> tuple[Change, ...]:
+    """Reads a market script: a list of `{"at": seconds, "pool": …, "price"?: …, "capacity"?: …}`, sorted by time.
+
+    Raises `ValueError` that names the step and what is wrong with it.
+    """
+    if not isinstance(document, list):
+        raise ValueError('a market script is a JSON list of steps like {"at": 30, "pool": "g5.xlarge/us-east-1a/spot", "capacity": 0}')
+    changes: list[Change] = []
+    for number, step in enumerate(document):
+        unknown = set(step) - {"at", "pool", "price", "capacity"}
+        if unknown or "at" not in step or "pool" not in step:
+            raise ValueError(f"step {number} of the market script: it needs at and pool, may have price and capacity, has {sorted(step)}")
+        try:
+            changes.append(Change(float(step["at"]), Pool.parse(step["pool"]), step.get("price"), step.get("capacity")))
+        except ValueError as error:
+            raise ValueError(f"step {number} of the market script: {error}") from None
+    return tuple(sorted(changes, key=lambda change: change.at))
+
+
+def parse_trace(document: Mapping[str, Any], pool: Pool) -> tuple[Change, ...]:
+    """Turns an availability trace `{"metadata": {"gap_seconds": G}, "data": [n, …]}` (n instances obtainable) into changes of one pool."""
+    gap = float(document["metadata"]["gap_seconds"])
+    data = [int(n) for n in document["data"]]
+    return tuple(Change(i * gap, pool, capacity=n) for i, n in enumerate(data) if i == 0 or n != data[i - 1])
+
+
+def load(path: Path) -> Market:
+    """The market in a file; the list prices when there is no file."""
+    try:
+        return Market.from_json(json.loads(path.read_text()))
+    except FileNotFoundError:
+        return Market()
+
+
+def set_pool(path: Path, pool: Pool, *, price: float | None = None, capacity: int | None = None, endless: bool = False) -> Quote:
+    """Changes one pool in the file and returns its quote. The next launch sees it; several writers don't lose each other's changes."""
+    with _locked(path):
+        market = load(path).with_pool(pool, price=price, capacity=capacity, endless=endless)
+        new = path.with_suffix(f".{os.getpid()}.new")
+        new.write_text(json.dumps(market.to_json(), indent=1) + "\n")
+        new.replace(path)
+    return market.quote(pool)
+
+
+def quotes(path: Path) -> dict[Pool, Quote]:
+    """Every pool with its quote."""
+    market = load(path)
+    return {pool: market.quote(pool) for pool in all_pools()}
+
+
+@contextmanager
+def _locked(path: Path) -> Iterator[None]:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with path.with_suffix(".lock").open("a") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        yield
