@@ -1,0 +1,1 @@
+"""Interruption notices from outside the cluster: parsing (`eventbridge`), receiving (`sqs`), acting (`desk`)."""
