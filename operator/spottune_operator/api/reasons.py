@@ -1,0 +1,104 @@
+"""The closed lists that appear in a job's status and events: phases, condition types, reasons.
+
+A reason is a CamelCase constant, stable over releases; what it means here and now is told by the message beside it.
+"""
+
+from __future__ import annotations
+
+from enum import StrEnum
+
+
+class Phase(StrEnum):
+    """One word for where a job is."""
+
+    PENDING = "Pending"
+    """Nothing was started yet."""
+    STARTING = "Starting"
+    """An attempt is on its way: its pod is being made, placed or started, or the trainer is loading."""
+    RUNNING = "Running"
+    DRAINING = "Draining"
+    """The pod has to go and commits its last state."""
+    ACCOUNTING = "Accounting"
+    """The attempt has ended and its verdict is recorded; what comes next is decided from here."""
+    WAITING = "Waiting"
+    """For the end of a backoff, for capacity or for quota. Spends no budget."""
+    SUSPENDED = "Suspended"
+    SUCCEEDED = "Succeeded"
+    FAILED = "Failed"
+    CANCELLED = "Cancelled"
+
+    @property
+    def terminal(self) -> bool:
+        """No attempt follows."""
+        return self in (Phase.SUCCEEDED, Phase.FAILED, Phase.CANCELLED)
+
+
+class ConditionType(StrEnum):
+    """The questions that a job's conditions answer. True is always the good news."""
+
+    ACCEPTED = "Accepted"
+    """Does the operator understand the spec, and does the cluster admit its pods?"""
+    CAPACITY_AVAILABLE = "CapacityAvailable"
+    """Was there a machine for the current attempt?"""
+    STARTED = "Started"
+    """Could the trainer's container be started?"""
+    RESUME_EXACT = "ResumeExact"
+    """Does the current attempt go on to the bit from what was committed?"""
+    CHECKPOINT_FITS_NOTICE = "CheckpointFitsNotice"
+    """Is a commit, as measured, done before a machine with a notice goes away?"""
+    COMPLETE = "Complete"
+    """Is the job done?"""
+
+
+class Reason(StrEnum):
+    """Why: of conditions, attempts and events."""
+
+    # Lifecycle of a job.
+    ACCEPTED = "Accepted"
+    INVALID_SPEC = "InvalidSpec"
+    IN_PROGRESS = "InProgress"
+    SUSPENDED = "Suspended"
+    RESUMED = "Resumed"
+    SUCCEEDED = "Succeeded"
+    CANCELLED = "Cancelled"
+    FAILURE_LIMIT = "FailureLimitReached"
+    NO_PROGRESS = "NoProgress"
+    # Placement and start.
+    ATTEMPT_STARTED = "AttemptStarted"
+    POD_CREATED = "PodCreated"
+    SCHEDULED = "Scheduled"
+    WAITING_FOR_NODE = "WaitingForNode"
+    NO_CAPACITY = "NoCapacity"
+    QUOTA_EXCEEDED = "QuotaExceeded"
+    POD_DENIED = "PodDenied"
+    NAME_TAKEN = "PodNameTaken"
+    IMAGE_UNAVAILABLE = "ImageUnavailable"
+    CONTAINER_NOT_CREATED = "ContainerNotCreated"
+    TRAINER_STARTED = "TrainerStarted"
+    TRAINING = "Training"
+    BACKOFF = "Backoff"
+    # What took a pod away.
+    INTERRUPTION_NOTICE = "InterruptionNotice"
+    REBALANCE_RECOMMENDED = "RebalanceRecommended"
+    POD_DELETED = "PodDeleted"
+    POD_VANISHED = "PodVanished"
+    NODE_UNREACHABLE = "NodeUnreachable"
+    INTERRUPTED = "Interrupted"
+    # How an attempt ended: the names of contract.exitcodes.Verdict (a test compares them).
+    FENCED = "Fenced"
+    EPOCH_STALE = "EpochStale"
+    BAD_CONFIGURATION = "BadConfiguration"
+    BAD_DATA = "BadData"
+    DIVERGED = "Diverged"
+    NO_READABLE_CHECKPOINT = "NoReadableCheckpoint"
+    STORAGE_DENIED = "StorageDenied"
+    OUT_OF_MEMORY = "OutOfMemory"
+    TRAINER_FAILED = "TrainerFailed"
+    # Exactness and notice budget.
+    FIRST_ATTEMPT = "FirstAttempt"
+    STATE_VERIFIED = "StateVerified"
+    COMPUTE_CLASS_CHANGED = "ComputeClassChanged"
+    MEASURED = "Measured"
+    TOO_SLOW = "CheckpointTooSlow"
+    # Anything the operator itself got wrong.
+    INTERNAL = "Internal"

@@ -1,0 +1,1 @@
+"""The decisions of the operator: pure and total, without I/O and without a clock."""

@@ -1,0 +1,224 @@
+"""What the planner may look at and what it answers: plain values.
+
+`Observed` is everything a decision may depend on, the time included. `Plan` is the whole answer: the status as it shall be, at
+most one side effect, the events to tell, and when to look again. The executor writes `plan.status` first (compare-and-swap on the
+job's resourceVersion), only then carries out `plan.action`, then looks again.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from enum import StrEnum
+from typing import Literal
+
+from spottune_contract.exitcodes import PodEnd
+from spottune_contract.progress import CheckpointRequest, Progress, Termination
+from spottune_operator.api.reasons import Reason
+from spottune_operator.api.v1alpha1 import FineTuneJobSpec, FineTuneJobStatus
+
+
+@dataclass(frozen=True)
+class Settings:
+    """Times of the operator, in seconds; set once for the whole operator."""
+
+    unreachable_grace: float = 60.0
+    """A node may be not ready for so long before its pod counts as lost."""
+    unschedulable_after: float = 90.0
+    """A pod may wait for a machine for so long before another pool is tried."""
+    image_timeout: float = 600.0
+    """An image may be unavailable for so long before the job fails."""
+    pod_grace: int = 100
+    """terminationGracePeriodSeconds of a trainer pod."""
+    notice_margin: float = 5.0
+    """Kept free between the end of a pod's grace time and the announced end of its machine."""
+    notice_window: float = 120.0
+    """Time between a spot notice and the end of the machine: what a commit has to fit into."""
+    stale_notice: float = 300.0
+    """A notice whose deadline passed longer ago than this is ignored."""
+    progress_interval: float = 10.0
+    """Step, loss and ETA are written to the status at most this often."""
+
+
+class PodState(StrEnum):
+    """Where a pod is; exactly one of them."""
+
+    SCHEDULING = "Scheduling"
+    """No node yet."""
+    CREATING = "Creating"
+    """Has a node; the container was not started yet."""
+    RUNNING = "Running"
+    TERMINATING = "Terminating"
+    """Deleted, and not ended yet."""
+    LOST = "Lost"
+    """Not ended as far as one can see, but its node has not been ready for longer than the grace time."""
+    ENDED = "Ended"
+    """The trainer container has ended, or the pod failed before it started."""
+
+    @property
+    def live(self) -> bool:
+        """It may still train: the next attempt has to wait for it."""
+        return self not in (PodState.LOST, PodState.ENDED)
+
+
+@dataclass(frozen=True)
+class ObservedPod:
+    """One pod of this job (its controller is our UID, and it bears our labels)."""
+
+    name: str
+    uid: str
+    epoch: int
+    rank: int
+    state: PodState
+    node: str = ""
+    pool: str = ""
+    """Pool that the attempt was sent to (from the annotation)."""
+    zone: str = ""
+    """Zone of the node, from its labels."""
+    ip: str = ""
+    created_at: float = 0.0
+    running_at: float = 0.0
+    """When the trainer container was started; 0 if it was not."""
+    deleting: bool = False
+    """Bears a deletion timestamp."""
+    end: PodEnd = field(default_factory=PodEnd)
+    """Only meaningful when `state` is ENDED or LOST."""
+    termination: Termination | None = None
+    unschedulable: str = ""
+    """The scheduler's own message; empty unless it said that no node fits."""
+    waiting_reason: str = ""
+    """Why the container does not start, for example `ImagePullBackOff`."""
+    waiting_message: str = ""
+    image_id: str = ""
+    progress: Progress | None = None
+    """Its last report, if it is one of this job and this epoch."""
+
+
+@dataclass(frozen=True)
+class Notice:
+    """Somebody announced the end of a node of ours (or recommends to leave it)."""
+
+    node: str
+    """Kubernetes node name."""
+    kind: Literal["Interruption", "Rebalance"]
+    source: str
+    """`sqs`, `imds`, …; must fit `CheckpointRequest.source`."""
+    deadline: float = 0.0
+    """Wall clock seconds at which the machine goes away; 0 if not told."""
+    instance_id: str = ""
+
+
+class ObstacleKind(StrEnum):
+    """Why the last pod create was refused."""
+
+    QUOTA = "Quota"
+    """403 with a quota: may be different in a minute."""
+    DENIED = "Denied"
+    """Admission (Pod Security, policy, webhook) or validation refused the pod: will be refused again."""
+    NAME_TAKEN = "NameTaken"
+    """A pod of that name exists and is not ours, or is on its way out: wait."""
+
+
+@dataclass(frozen=True)
+class Obstacle:
+    """The last create of the current attempt's pod was refused. Kept in memory by the shell, per job, until a create succeeds."""
+
+    kind: ObstacleKind
+    epoch: int
+    message: str
+    """The API server's own text."""
+    at: float
+    """When it was refused (wall clock seconds)."""
+    count: int = 1
+    """Refusals in a row."""
+
+
+@dataclass(frozen=True)
+class Observed:
+    """Everything that a decision about one job may depend on."""
+
+    name: str
+    namespace: str
+    uid: str
+    generation: int
+    now: float
+    """Wall clock seconds since 1970. The only clock that a decision sees."""
+    deleting: bool = False
+    """The job bears a deletion timestamp."""
+    spec: FineTuneJobSpec | None = None
+    """None if it cannot be read; then `spec_error` says why."""
+    spec_error: str = ""
+    status: FineTuneJobStatus = field(default_factory=FineTuneJobStatus)
+    pods: tuple[ObservedPod, ...] = ()
+    """All pods of this job, by epoch and rank."""
+    live: bool = True
+    """`pods` comes from a list that was asked for after the job was read. False (a cache): a missing pod is not believed to be gone."""
+    notices: tuple[Notice, ...] = ()
+    """About nodes of this job's pods."""
+    obstacle: Obstacle | None = None
+    settings: Settings = Settings()
+
+
+@dataclass(frozen=True)
+class CreatePod:
+    """Make the pod of the persisted attempt. 409 means done only if a live GET shows our owner UID and epoch and no deletion."""
+
+    name: str
+    epoch: int
+    rank: int
+    pool: str
+    """`<instance type or *>/<zone or *>/<spot|on-demand>`; see `pools.Pool.parse`."""
+    min_slot: int
+    first_compute_class: str = ""
+    image_digest: str = ""
+    """Image of the first attempt as the node resolved it; empty for the first attempt."""
+
+
+@dataclass(frozen=True)
+class DeletePod:
+    """Delete one pod, UID as precondition; 404 means done. With `tell`, first POST it to the trainer (best effort, short time-out)."""
+
+    name: str
+    uid: str
+    grace_seconds: int
+    """0 is never used: what cannot be ended is fenced by the log."""
+    ip: str = ""
+    tell: CheckpointRequest | None = None
+
+
+@dataclass(frozen=True)
+class AskCheckpoint:
+    """POST /checkpoint to a trainer that stays (best effort, once per notice)."""
+
+    pod: str
+    ip: str
+    request: CheckpointRequest
+
+
+Action = CreatePod | DeletePod | AskCheckpoint
+
+
+@dataclass(frozen=True)
+class EventSpec:
+    """A Kubernetes event on the job; emitted only after the status write succeeded."""
+
+    type: Literal["Normal", "Warning"]
+    reason: Reason
+    message: str
+
+
+@dataclass(frozen=True)
+class Plan:
+    """The answer. `status` equal to the observed one means: nothing to write."""
+
+    rule: str
+    """Name of the rule that answered, for logs and metrics."""
+    status: FineTuneJobStatus
+    action: Action | None = None
+    events: tuple[EventSpec, ...] = ()
+    requeue_after: float | None = None
+    """Seconds after which to look again even if nothing is heard; None: the resync is enough."""
+    look_live: bool = False
+    """The observation came from a cache and a decision needs a live list: observe again with one, at once."""
+    details: Mapping[str, object] = field(default_factory=dict)
+    """For the log line of the decision."""
