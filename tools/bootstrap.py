@@ -81,7 +81,8 @@ def make_venv() -> str:
         shutil.rmtree(VENV)
     run(sys.executable, "-m", "venv", str(VENV))
     run(str(VENV_PYTHON), "-m", "pip", "install", "-q", "--require-hashes", "-r", "requirements/setup.txt")
-    uv = [str(VENV / "bin" / "uv"), "pip", "install", "-q", "--python", str(VENV_PYTHON)]
+    # Compiled now, because pods mount .venv read-only: without it each trainer would compile torch and transformers again.
+    uv = [str(VENV / "bin" / "uv"), "pip", "install", "-q", "--compile-bytecode", "--python", str(VENV_PYTHON)]
     run(*uv, "--require-hashes", "-r", "requirements/dev.txt")
     run(*uv, "--no-deps", "--no-build-isolation", "-e", ".")
     STAMP.write_text(wanted)
