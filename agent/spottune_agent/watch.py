@@ -63,12 +63,24 @@ class Agent:
 
     def run(self) -> None:
         """Run until `stop` is called."""
-        others = [threading.Thread(target=loop, name=loop.__name__.strip("_"), daemon=True) for loop in (self._look, self._remember)]
-        for thread in others:
-            thread.start()
         self._log.info("AgentStarted", imds=self._settings.imds_url, api=self._settings.api_url)
-        self._answer()
+        loops = [threading.Thread(target=self._repeat, args=(step,), daemon=True) for step in (self._look, self._remember)]
+        for thread in loops:
+            thread.start()
+        with ThreadPoolExecutor(_WORKERS, thread_name_prefix="answer") as pool:
+            self._repeat(lambda: self._answer(pool), name="_answer")
         self._log.info("AgentStopped")
+
+    def _repeat(self, step: Callable[[], None], name: str = "") -> None:
+        name = name or step.__name__
+        while not self._stopped.is_set():
+            try:
+                step()
+            except Exception:  # a loop that ends would leave the node without notices, silently
+                self._log.exception("Unexpected", loop=name)
+                self._stopped.wait(_BUSY_SECONDS)
+            with self._lock:
+                self._known.rounds[name.strip("_")] = self._monotonic()
 
     def stop(self) -> None:
         """Let `run` return after the round that is under way."""
@@ -92,10 +104,6 @@ class Agent:
         details["hanging"] = hanging
         return not hanging, details
 
-    def _came_round(self, name: str) -> None:
-        with self._lock:
-            self._known.rounds[name] = self._monotonic()
-
     def _problem(self, what: str, why: str) -> None:
         """Note that `what` fails (or, with an empty `why`, works); only changes are logged."""
         with self._lock:
@@ -112,32 +120,24 @@ class Agent:
     # --- the metadata ------------------------------------------------------------------------------------------------------------
 
     def _look(self) -> None:
-        while not self._stopped.is_set():
-            look = self._imds.look()
-            for path in sorted(set(look.problems) | set(self._failing_paths())):
-                self._problem(f"imds:{path}", look.problems.get(path, ""))
-            now = self._wall()
-            seen = interruptions(self._instance_name(), look.readings, now)
-            with self._lock:
-                known = self._known.interruptions
-                self._known.interruptions = merge(still_known(known, seen, now), seen)
-                news = [item for item in self._known.interruptions if item not in known]
-            for item in news:
-                self._log.warning(
-                    "InterruptionAnnounced",
-                    kind=item.kind,
-                    source=item.source,
-                    key=item.key,
-                    instance=item.instance,
-                    deadline=item.deadline,
-                    seconds_left=None if item.deadline is None else round(item.deadline - now, 1),
-                )
-            if news:
-                self._answer_now.set()
-                self._list_now.set()
-            self._came_round("look")
-            # Jitter: the nodes of a fleet must not ask in step, and a test must not depend on the phase.
-            self._stopped.wait(self._settings.poll_seconds * random.uniform(0.75, 1.25))  # noqa: S311
+        look = self._imds.look()
+        for path in sorted(set(look.problems) | set(self._failing_paths())):
+            self._problem(f"imds:{path}", look.problems.get(path, ""))
+        now = self._wall()
+        seen = interruptions(self._instance_name(), look.readings, now)
+        with self._lock:
+            known = self._known.interruptions
+            self._known.interruptions = merge(still_known(known, seen, now), seen)
+            news = [item for item in self._known.interruptions if item not in known]
+        for item in news:
+            left = None if item.deadline is None else round(item.deadline - now, 1)
+            fields = {"kind": item.kind, "source": item.source, "key": item.key, "instance": item.instance}
+            self._log.warning("InterruptionAnnounced", **fields, deadline=item.deadline, seconds_left=left)
+        if news:
+            self._answer_now.set()
+            self._list_now.set()
+        # Jitter: the nodes of a fleet must not ask in step.
+        self._stopped.wait(self._settings.poll_seconds * random.uniform(0.75, 1.25))  # noqa: S311
 
     def _failing_paths(self) -> list[str]:
         with self._lock:
@@ -155,20 +155,18 @@ class Agent:
     # --- the node's pods ---------------------------------------------------------------------------------------------------------
 
     def _remember(self) -> None:
-        while not self._stopped.is_set():
-            self._list_now.clear()
-            try:
-                pods = self._kube.trainer_pods(self._settings.node)
-            except KubeError as error:
-                # The last list stays: its addresses are what the trainers are told by while the API server is away.
-                self._problem("api:list", str(error))
-            else:
-                self._problem("api:list", "")
-                self._replace_pods(pods)
-                if self._busy():
-                    self._answer_now.set()
-            self._came_round("remember")
-            self._list_now.wait(_BUSY_SECONDS if self._busy() else self._settings.list_seconds)
+        self._list_now.clear()
+        try:
+            pods = self._kube.trainer_pods(self._settings.node)
+        except KubeError as error:
+            # The last list stays: its addresses are what the trainers are told by while the API server is away.
+            self._problem("api:list", str(error))
+        else:
+            self._problem("api:list", "")
+            self._replace_pods(pods)
+            if self._busy():
+                self._answer_now.set()
+        self._list_now.wait(_BUSY_SECONDS if self._busy() else self._settings.list_seconds)
 
     def _replace_pods(self, pods: list[TrainerPod]) -> None:
         """Take over a fresh list, and forget all that was noted of pods that are no more."""
@@ -189,16 +187,12 @@ class Agent:
 
     # --- the answer --------------------------------------------------------------------------------------------------------------
 
-    def _answer(self) -> None:
-        with ThreadPoolExecutor(_WORKERS, thread_name_prefix="answer") as pool:
-            while not self._stopped.is_set():
-                self._answer_now.clear()
-                actions = self._due()
-                by_pod = [list(group) for _, group in groupby(actions, key=lambda action: action.pod.uid)]
-                list(pool.map(self._carry_out, by_pod))
-                self._came_round("answer")
-                # An announcement wakes at once; the time-out is for retries and for maintenance that comes due.
-                self._answer_now.wait(_BUSY_SECONDS)
+    def _answer(self, pool: ThreadPoolExecutor) -> None:
+        self._answer_now.clear()
+        by_pod = [list(group) for _, group in groupby(self._due(), key=lambda action: action.pod.uid)]
+        list(pool.map(self._carry_out, by_pod))
+        # An announcement wakes at once; the time-out is for retries and for maintenance that comes due.
+        self._answer_now.wait(_BUSY_SECONDS)
 
     def _due(self) -> list[Tell | End]:
         with self._lock:
