@@ -1,0 +1,1 @@
+"""Examples: a real model, real data, and jobs as a user would write them."""
