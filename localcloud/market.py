@@ -6,6 +6,7 @@ file is at the end of the module.
 
 from __future__ import annotations
 
+import argparse
 import fcntl
 import json
 import os
@@ -16,7 +17,11 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
+from localcloud.home import Home
 from localcloud.pools import Pool, all_pools, list_price
+
+_ENDLESS = -1
+"""How the command line says that a pool has no limit."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -155,6 +160,11 @@ def parse_trace(document: Mapping[str, Any], pool: Pool) -> tuple[Change, ...]:
     return tuple(Change(i * gap, pool, capacity=n) for i, n in enumerate(data) if i == 0 or n != data[i - 1])
 
 
+def market_path(home: Home) -> Path:
+    """The market's file."""
+    return home.data("market") / "market.json"
+
+
 def load(path: Path) -> Market:
     """The market in a file; the list prices when there is no file."""
     try:
@@ -185,3 +195,62 @@ def _locked(path: Path) -> Iterator[None]:
     with path.with_suffix(".lock").open("a") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
         yield
+
+
+def register(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+    """Adds `market set` and `market show`."""
+    verbs = commands.add_parser("market", help="prices and capacity of the pools").add_subparsers(required=True, metavar="VERB")
+    parser = verbs.add_parser("set", help="change a pool; the next launch sees it")
+    parser.add_argument("pool", type=_pool_argument, help="e.g. g5.xlarge/us-east-1a/spot")
+    parser.add_argument("--price", type=float, help="US dollars per hour")
+    parser.add_argument(
+        "--capacity", type=_capacity_argument, help="how many instances the pool holds at once; 0: none to be had; endless: no limit"
+    )
+    parser.set_defaults(run=_set_command)
+    verbs.add_parser("show", help="every pool with price and capacity").set_defaults(run=_show_command)
+
+
+def _pool_argument(text: str) -> Pool:
+    try:
+        return Pool.parse(text)
+    except ValueError as error:
+        raise argparse.ArgumentTypeError(str(error)) from None
+
+
+def _capacity_argument(text: str) -> int:
+    if text == "endless":
+        return _ENDLESS
+    if not text.isdigit():
+        raise argparse.ArgumentTypeError(f"{text!r}: give a number of instances, 0 or more, or endless")
+    return int(text)
+
+
+def _set_command(arguments: argparse.Namespace) -> int:
+    endless = arguments.capacity == _ENDLESS
+    if arguments.price is None and arguments.capacity is None:
+        print("nothing to set: give --price, --capacity or both")
+        return 2
+    try:
+        quote = set_pool(
+            market_path(arguments.home),
+            arguments.pool,
+            price=arguments.price,
+            capacity=None if endless else arguments.capacity,
+            endless=endless,
+        )
+    except ValueError as error:
+        print(f"error: {error}")
+        return 2
+    print(_line(arguments.pool, quote))
+    return 0
+
+
+def _show_command(arguments: argparse.Namespace) -> int:
+    for pool, quote in quotes(market_path(arguments.home)).items():
+        print(_line(pool, quote))
+    return 0
+
+
+def _line(pool: Pool, quote: Quote) -> str:
+    capacity = "endless" if quote.capacity is None else str(quote.capacity)
+    return f"{pool!s:<36}{quote.price:>9.4f} USD/h   capacity {capacity}"

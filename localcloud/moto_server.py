@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import logging
 import os
 import signal
 import sys
@@ -14,9 +15,11 @@ import urllib.request
 from dataclasses import dataclass
 from pathlib import Path
 
-from localcloud.home import Home
+from localcloud.home import HOST_ADDRESS, MOTO_PORT, Home
+from localcloud.market import market_path
 from localcloud.pools import ACCOUNT
 from localcloud.process import Service
+from localcloud.steps import Row, Step
 
 AMI = "ami-0a1b2c3d4e5f60718"
 """The one machine image of the local cloud."""
@@ -33,6 +36,11 @@ class Moto:
     home: Home
     address: str = "127.0.0.1"
     port: int = 0
+
+    @classmethod
+    def of_cluster(cls, home: Home) -> Moto:
+        """The one that nodes on the bridge can reach."""
+        return cls(home, HOST_ADDRESS, MOTO_PORT)
 
     @property
     def endpoint(self) -> str:
@@ -62,11 +70,6 @@ class Moto:
                 return bool(answer.status == 200)
         except OSError:
             return False
-
-
-def market_path(home: Home) -> Path:
-    """The market's file."""
-    return home.data("market") / "market.json"
 
 
 def machine_image() -> dict[str, object]:
@@ -104,9 +107,24 @@ def serve(address: str, port: int, market: Path, images: Path) -> None:
     from localcloud.moto_corrections import apply
 
     apply(market)
+    # Karpenter asks several times a second: only what fails is worth a line.
+    logging.getLogger("werkzeug").setLevel(logging.ERROR)
     signal.signal(signal.SIGTERM, lambda *_: os._exit(0))
     application = DomainDispatcherApplication(create_backend_app)
     run_simple(address, port, application, threaded=True, request_handler=MotoRequestHandler)
+
+
+def _up(home: Home) -> str:
+    Moto.of_cluster(home).up()
+    return Moto.of_cluster(home).endpoint
+
+
+def _status(home: Home) -> list[Row]:
+    moto = Moto.of_cluster(home)
+    return [Row("moto (EC2, SQS, IAM)", "up" if moto.service.running() else "down", moto.endpoint)]
+
+
+STEP = Step("moto (EC2, SQS, IAM)", _up, lambda home: Moto.of_cluster(home).down(), _status)
 
 
 def main() -> None:

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import json
 from dataclasses import asdict, dataclass
-from typing import Any
+from typing import Any, Literal
 
 import boto3
 
 from localcloud.home import Home, write_private
+from localcloud.moto_server import Moto
 from localcloud.pools import REGION, ZONES
+from localcloud.steps import Step
 
 CLUSTER = "spottune-local"
 """The cluster's name in tags, as EKS and Karpenter use it."""
@@ -41,7 +43,10 @@ class Seed:
     security_group: str
 
 
-def client(service: str, endpoint: str) -> Any:
+Api = Literal["ec2", "iam", "sqs"]
+
+
+def client(service: Api, endpoint: str) -> Any:
     """A boto3 client for the local cloud."""
     return boto3.client(service, endpoint_url=endpoint, region_name=REGION, aws_access_key_id=ACCESS_KEY, aws_secret_access_key=ACCESS_KEY)
 
@@ -118,3 +123,15 @@ def _queues(sqs: Any) -> tuple[str, str]:
     )
     theirs = sqs.create_queue(QueueName=KARPENTER_QUEUE, Attributes={"MessageRetentionPeriod": "300"})
     return ours["QueueUrl"], theirs["QueueUrl"]
+
+
+def _up(home: Home) -> str:
+    made = seed(home, Moto.of_cluster(home).endpoint)
+    return f"{len(made.subnets)} subnets, queues {QUEUE} and {KARPENTER_QUEUE}"
+
+
+def _down(home: Home) -> None:
+    (home.root / "cloud.json").unlink(missing_ok=True)
+
+
+STEP = Step("AWS account", _up, _down, lambda _home: [])
