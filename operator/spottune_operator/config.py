@@ -1,0 +1,96 @@
+"""Settings of the operator process: flags, or environment variables of the same name (`--sqs-queue-url` is SPOTTUNE_OPERATOR_SQS_QUEUE_URL)."""
+
+from __future__ import annotations
+
+import argparse
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+from spottune_contract.labels import TRAINER_PORT
+from spottune_operator.manifests import TrainerDefaults
+from spottune_operator.notices.sqs import QueueSettings
+
+PREFIX = "SPOTTUNE_OPERATOR_"
+
+
+@dataclass(frozen=True)
+class Config:
+    """Everything that differs between installations."""
+
+    trainers: TrainerDefaults
+    queue: QueueSettings | None
+    """None: no SQS; notices come by the node agent and by SIGTERM alone."""
+    account: str
+    """AWS account whose events count; empty: any."""
+    kubeconfig: str
+    """Empty: the pod's service account."""
+    host: str
+    port: int
+    resync_seconds: float
+    poll_seconds: float
+    trainer_port: int
+    log_level: str
+
+
+def parse(arguments: Sequence[str], environ: Mapping[str, str]) -> Config:
+    """Read flags, then environment variables, then defaults. Exits with a usage message for anything wrong."""
+    parser = argparse.ArgumentParser(prog="spottune_operator", description="The SpotTune operator.")
+
+    def option(name: str, text: str, default: str = "", choices: Sequence[str] | None = None) -> None:
+        variable = PREFIX + name.upper().replace("-", "_")
+        parser.add_argument(f"--{name}", default=environ.get(variable, default), choices=choices, help=f"{text} [{variable}]")
+
+    option("cluster-name", "name of this cluster: part of every job's storage prefix (required)")
+    option("trainer-image", "image of the trainer (required)")
+    option("trainer-image-pull-policy", "when nodes pull it", "IfNotPresent", ("Always", "IfNotPresent", "Never"))
+    option("trainer-image-pull-secrets", "names of pull secrets, separated by commas")
+    option("trainer-resources", "default resources of the trainer container, as JSON", "{}")
+    option("trainer-log-level", "log level of trainers", "info", ("debug", "info", "warning", "error"))
+    option("do-not-disrupt", "keep Karpenter from consolidating nodes with a running attempt", "true", ("true", "false"))
+    option("sqs-queue-url", "queue with EventBridge events about EC2 instances; empty: none")
+    option("sqs-region", "region of the queue", "us-east-1")
+    option("sqs-endpoint", "endpoint of an SQS-compatible service; empty: AWS")
+    option("aws-account", "AWS account whose events count; empty: any")
+    option("kubeconfig", "kubeconfig file; empty: the pod's service account")
+    option("host", "address of /healthz, /readyz and /metrics", "0.0.0.0")  # noqa: S104 (the kubelet probes the pod's address)
+    option("port", "port of /healthz, /readyz and /metrics", "8080")
+    option("resync-seconds", "time between live lists", "10")
+    option("poll-seconds", "time between questions to a running trainer", "5")
+    option("trainer-port", "port of the trainers' HTTP server", str(TRAINER_PORT))
+    option("log-level", "log level", "info", ("debug", "info", "warning", "error"))
+    values = parser.parse_args(arguments)
+    for required in ("cluster_name", "trainer_image"):
+        if not getattr(values, required):
+            parser.error(f"--{required.replace('_', '-')} (or {PREFIX}{required.upper()}) is required")
+    try:
+        return _config(values)
+    except ValueError as error:
+        parser.error(str(error))
+
+
+def _config(values: argparse.Namespace) -> Config:
+    resources = json.loads(values.trainer_resources)
+    if not isinstance(resources, dict) or not resources.keys() <= {"requests", "limits"}:
+        raise ValueError("--trainer-resources must be a JSON object with requests and limits")
+    queue = QueueSettings(values.sqs_queue_url, values.sqs_region, values.sqs_endpoint) if values.sqs_queue_url else None
+    return Config(
+        trainers=TrainerDefaults(
+            cluster=values.cluster_name,
+            image=values.trainer_image,
+            image_pull_policy=values.trainer_image_pull_policy,
+            image_pull_secrets=tuple(filter(None, values.trainer_image_pull_secrets.split(","))),
+            resources=resources,
+            do_not_disrupt=values.do_not_disrupt == "true",
+            log_level=values.trainer_log_level,
+        ),
+        queue=queue,
+        account=values.aws_account,
+        kubeconfig=values.kubeconfig,
+        host=values.host,
+        port=int(values.port),
+        resync_seconds=float(values.resync_seconds),
+        poll_seconds=float(values.poll_seconds),
+        trainer_port=int(values.trainer_port),
+        log_level=values.log_level,
+    )

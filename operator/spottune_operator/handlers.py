@@ -1,0 +1,122 @@
+"""kopf as a trigger: what it hears of jobs, pods and nodes goes into the view and the queue. No decision is made here.
+
+Only `on.event` is used. Handlers of the other kinds, timers and daemons put a finalizer on the user's object, and then it cannot
+be deleted while no operator runs; kopf's own patches are unconditional. Events leave nothing behind.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+import kopf
+from kubernetes.aio.client.configuration import Configuration
+
+from spottune_contract.labels import API_VERSION, GROUP, JOB, PLURAL
+from spottune_operator.health import Health
+from spottune_operator.view import JobKey, View
+from spottune_operator.workqueue import WorkQueue
+
+INACTIVE_SECONDS = 75.0
+"""A watch without an event or a bookmark (the API server sends one a minute) for this long is opened anew."""
+_LONGEST_PAUSE = 3.0
+
+
+class Patience:
+    """Pauses between kopf's tries to reach the API server: short, and without end. kopf gives up for good after a finite list."""
+
+    def __iter__(self) -> Iterator[float]:
+        pause = 0.5
+        while True:
+            yield pause
+            pause = min(_LONGEST_PAUSE, pause * 1.5)
+
+
+def configure(settings: kopf.OperatorSettings) -> None:
+    """Switch off whatever of kopf writes to the cluster or watches more than we need."""
+    settings.posting.enabled = False
+    settings.peering.standalone = True
+    settings.scanning.disabled = True
+    settings.networking.error_backoffs = Patience()
+    settings.networking.connect_timeout = 5
+    settings.networking.request_timeout = 30
+    settings.watching.connect_timeout = 5
+    settings.watching.inactivity_timeout = INACTIVE_SECONDS
+    settings.watching.label_selectors["", "v1", "pods"] = JOB
+    settings.process.ultimate_exiting_timeout = 20
+
+
+async def connection(configuration: Configuration) -> kopf.ConnectionInfo:
+    """kopf's view of where the API server is: the same as our own client's. The token is read anew at each login."""
+    header = await configuration.get_api_key_with_prefix("BearerToken")
+    scheme, _, token = (header or "").rpartition(" ")
+    return kopf.ConnectionInfo(
+        server=configuration.host,
+        ca_path=configuration.ssl_ca_cert,
+        insecure=not configuration.verify_ssl,
+        scheme=scheme.capitalize() or None,
+        token=token or None,
+        certificate_path=configuration.cert_file,
+        private_key_path=configuration.key_file,
+        proxy_url=configuration.proxy,
+    )
+
+
+def registry(configuration: Configuration, view: View, queue: WorkQueue[JobKey], health: Health) -> kopf.OperatorRegistry:
+    """All handlers, bound to one operator's memory."""
+    handlers = kopf.OperatorRegistry()
+
+    @kopf.on.startup(registry=handlers)
+    async def startup(settings: kopf.OperatorSettings, **_: Any) -> None:
+        configure(settings)
+
+    @kopf.on.login(registry=handlers)
+    async def login(**_: Any) -> kopf.ConnectionInfo:
+        return await connection(configuration)
+
+    @kopf.on.event(GROUP, API_VERSION, PLURAL, registry=handlers)
+    async def job_event(event: kopf.RawEvent, **_: Any) -> None:
+        metadata = event["object"]["metadata"]
+        _heard(health, "job", event["type"], metadata)
+        queue.add(JobKey(metadata["namespace"], metadata["name"]))
+
+    @kopf.on.event("", "v1", "pods", labels={JOB: kopf.PRESENT}, registry=handlers)
+    async def pod_event(event: kopf.RawEvent, **_: Any) -> None:
+        metadata = event["object"]["metadata"]
+        _heard(health, "pod", event["type"], metadata)
+        job = view.put_pod(dict(event["object"]))
+        if event["type"] == "DELETED":
+            view.drop_pod(metadata["namespace"], metadata["name"], metadata["uid"])
+        if job is not None:
+            queue.add(job)
+
+    @kopf.on.event("", "v1", "nodes", registry=handlers)
+    async def node_event(event: kopf.RawEvent, **_: Any) -> None:
+        metadata = event["object"]["metadata"]
+        _heard(health, "node", event["type"], metadata)
+        before = view.nodes.get(metadata["name"])
+        if event["type"] == "DELETED":
+            view.nodes.pop(metadata["name"], None)
+        else:
+            view.put_node(dict(event["object"]))
+        if _standing(before) != _standing(view.nodes.get(metadata["name"])):
+            for job in view.jobs_on(metadata["name"]):
+                queue.add(job)
+
+    return handlers
+
+
+def _heard(health: Health, kind: str, event_type: str | None, metadata: Any) -> None:
+    key = (kind, metadata.get("namespace", ""), metadata["name"])
+    if event_type == "DELETED":
+        health.forgotten(key)
+    else:
+        health.heard(key, metadata["resourceVersion"])
+
+
+def _standing(node: dict[str, Any] | None) -> Any:
+    """What of a node may change a decision: its heartbeat times do not."""
+    if node is None:
+        return None
+    conditions = {condition["type"]: condition["status"] for condition in node["status"]["conditions"]}
+    return conditions, node["spec"].get("taints"), "deletionTimestamp" in node["metadata"]

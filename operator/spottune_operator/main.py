@@ -1,0 +1,119 @@
+"""The operator process: everything is built here, started together, and stopped together."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import sys
+from collections.abc import Coroutine, Sequence
+from contextlib import AsyncExitStack
+from typing import Any
+
+import kopf
+
+from spottune_operator import config as configuration
+from spottune_operator import handlers, health, logs
+from spottune_operator.cluster import ClusterError, KubernetesCluster, load_configuration
+from spottune_operator.config import Config
+from spottune_operator.executor import Clocks, Executor
+from spottune_operator.health import Health
+from spottune_operator.metrics import Metrics
+from spottune_operator.notices.desk import NoticeDesk
+from spottune_operator.notices.sqs import NoticeQueue, connect
+from spottune_operator.planner.types import Settings
+from spottune_operator.rounds import Poll, Resync
+from spottune_operator.trainers import Trainers
+from spottune_operator.view import JobKey, View
+from spottune_operator.workqueue import Failed, WorkQueue
+
+_log = logs.get(__name__)
+
+
+async def operate(config: Config) -> None:
+    """Run the operator until SIGTERM or SIGINT. Raises if one of its loops ends by itself."""
+    clocks, metrics, view = Clocks(), Metrics(), View()
+    ears = Health(started=clocks.monotonic())
+    access = await load_configuration(config.kubeconfig or None)
+    async with AsyncExitStack() as stack:
+        cluster = KubernetesCluster(access)
+        stack.push_async_callback(cluster.close)
+        trainers = Trainers(port=config.trainer_port)
+        stack.push_async_callback(trainers.close)
+        executor = Executor(cluster, trainers, view, defaults=config.trainers, settings=Settings(), metrics=metrics, clocks=clocks)
+        queue = WorkQueue[JobKey](executor.look, on_failure=_Complaints(executor))
+        resync = Resync(cluster, view, executor, queue, ears, metrics, clocks)
+        server = await health.serve(ears, metrics, host=config.host, port=config.port, clock=clocks.monotonic)
+        stack.push_async_callback(server.cleanup)
+        if config.queue is not None:
+            notices = _listen(config, view, queue, metrics)
+            stack.callback(notices.stop)
+        loops: dict[str, Coroutine[Any, Any, None]] = {
+            "queue": queue.run(),
+            "resync": resync.run(config.resync_seconds),
+            "poll": Poll(view, trainers, queue, metrics, clocks).run(config.poll_seconds),
+            "kopf": _watch(resync.complete, handlers.registry(access, view, queue, ears)),
+        }
+        _log.info("operating", cluster=config.trainers.cluster, queue=config.queue.url if config.queue else None)
+        await _until_one_ends([asyncio.create_task(loop, name=name) for name, loop in loops.items()])
+
+
+async def _watch(listed: asyncio.Event, registry: kopf.OperatorRegistry) -> None:
+    """kopf looks once, at its start, for the kinds that it shall watch: the cluster must answer, and know ours, before."""
+    await listed.wait()
+    await kopf.operator(registry=registry, standalone=True, clusterwide=True)
+
+
+def _listen(config: Config, view: View, queue: WorkQueue[JobKey], metrics: Metrics) -> NoticeQueue:
+    assert config.queue is not None
+    desk = NoticeDesk(view, queue, metrics, account=config.account, region=config.queue.region)
+    up = metrics.notice_source_up.labels("sqs")
+    notices = NoticeQueue(connect(config.queue), config.queue.url, desk.handle, up=lambda answering: up.set(1 if answering else 0))
+    notices.start()
+    return notices
+
+
+async def _until_one_ends(tasks: Sequence[asyncio.Task[None]]) -> None:
+    """kopf's task ends on a signal, in good order. Whatever else ends, ends the process: it is started again whole."""
+    try:
+        done, _ = await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
+    finally:
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+    for task in done:
+        if not task.cancelled():
+            task.result()
+        if task.get_name() != "kopf":
+            raise RuntimeError(f"the loop {task.get_name()!r} has ended")
+
+
+class _Complaints:
+    """What happens when a look threw: it is logged, and an error that is ours is told to the job's user."""
+
+    def __init__(self, executor: Executor) -> None:
+        self._executor = executor
+        self._telling: set[asyncio.Task[None]] = set()
+
+    def __call__(self, failed: Failed[JobKey]) -> None:
+        where = {"namespace": failed.key.namespace, "job": failed.key.name, "failures": failed.failures}
+        again = round(failed.retry_in, 1)
+        if isinstance(failed.error, ClusterError):
+            _log.warning("look failed", **where, again_in_seconds=again, error=f"{type(failed.error).__name__}: {failed.error}")
+            return
+        _log.error("look failed by a defect of the operator", **where, again_in_seconds=again, exc_info=failed.error)
+        if failed.failures == 1:
+            task = asyncio.create_task(self._executor.explain_failure(failed.key, failed.error))
+            self._telling.add(task)
+            task.add_done_callback(self._telling.discard)
+
+
+def main() -> int:
+    """Entry point. Returns the exit code: 0 after a signal, 1 if a loop died."""
+    config = configuration.parse(sys.argv[1:], os.environ)
+    logs.configure(config.log_level)
+    try:
+        asyncio.run(operate(config))
+    except Exception:
+        _log.exception("the operator ends")
+        return 1
+    return 0

@@ -1,0 +1,77 @@
+"""Notices that were heard, by instance, each once; matched to live nodes when somebody looks. No I/O."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from spottune_operator.notices.eventbridge import CloudEvent, Kind
+from spottune_operator.planner.types import Notice
+
+KEPT_SECONDS = 900.0
+"""A notice is forgotten this long after it was heard; its machine is gone by then, or was never to go."""
+MOST = 10_000
+"""More notices than this are not kept: the oldest go."""
+
+_ENDING = {Kind.SPOT_INTERRUPTION, Kind.STATE_CHANGE, Kind.CAPACITY_RESERVATION}
+
+
+@dataclass(frozen=True)
+class Heard:
+    """One notice about one instance."""
+
+    event: CloudEvent
+    source: str
+    heard_at: float
+    """Wall clock seconds."""
+
+
+class NoticeBoard:
+    """Remembers notices. The same (instance, kind, time) told twice is one notice, so a flood of copies changes nothing."""
+
+    def __init__(self) -> None:
+        self._heard: dict[tuple[str, Kind, float], Heard] = {}
+
+    def __len__(self) -> int:
+        return len(self._heard)
+
+    def post(self, event: CloudEvent, source: str, now: float) -> tuple[str, ...]:
+        """Remember `event`. Returns the instances for which it is news."""
+        self.expire(now)
+        news = []
+        for instance in event.instances:
+            key = (instance, event.kind, event.deadline or 0.0)
+            if key not in self._heard:
+                self._heard[key] = Heard(event, source, now)
+                news.append(instance)
+        for key in list(self._heard)[: max(0, len(self._heard) - MOST)]:
+            del self._heard[key]
+        return tuple(news)
+
+    def expire(self, now: float) -> None:
+        """Forget what is older than `KEPT_SECONDS`."""
+        self._heard = {key: heard for key, heard in self._heard.items() if now - heard.heard_at <= KEPT_SECONDS}
+
+    def about(self, nodes: Mapping[str, Mapping[str, Any]]) -> tuple[Notice, ...]:
+        """Notices about machines that are among `nodes` (by name) now."""
+        if not self._heard:
+            return ()
+        names = {instance_of(node): name for name, node in nodes.items()}
+        return tuple(
+            Notice(
+                node=names[instance],
+                kind="Interruption" if kind in _ENDING else "Rebalance",
+                source=heard.source,
+                deadline=heard.event.deadline or 0.0,
+                instance_id=instance,
+            )
+            for (instance, kind, _), heard in self._heard.items()
+            if instance in names
+        )
+
+
+def instance_of(node: Mapping[str, Any]) -> str:
+    """EC2 instance of a node, from its providerID `aws:///<zone>/<instance>`; empty for any other node."""
+    provider = (node.get("spec") or {}).get("providerID") or ""
+    return provider.rpartition("/")[2] if provider.startswith("aws://") else ""

@@ -1,0 +1,79 @@
+"""What happens to one message: parse it, match it against live nodes, put it on the board, have the jobs concerned looked at.
+
+The acting itself (tell the trainer, then delete its pod with the time that is left) is the planner's decision like every other.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Callable
+
+from spottune_contract.failpoint import hit
+from spottune_operator import logs
+from spottune_operator.metrics import Metrics
+from spottune_operator.notices.board import instance_of
+from spottune_operator.notices.eventbridge import Irrelevant, Malformed, parse
+from spottune_operator.notices.sqs import Rejected
+from spottune_operator.view import JobKey, View
+from spottune_operator.workqueue import WorkQueue
+
+STALE_SECONDS = 300.0
+"""An event older than this is history: the queue keeps messages for 300 s."""
+
+_log = logs.get(__name__)
+
+
+class NoticeDesk:
+    """Handles message bodies of one source."""
+
+    def __init__(
+        self,
+        view: View,
+        queue: WorkQueue[JobKey],
+        metrics: Metrics,
+        *,
+        source: str = "sqs",
+        account: str = "",
+        region: str = "",
+        wall: Callable[[], float] = time.time,
+    ) -> None:
+        self._view = view
+        self._queue = queue
+        self._metrics = metrics
+        self._source = source
+        self._account = account
+        self._region = region
+        self._wall = wall
+
+    async def handle(self, body: str) -> None:
+        """Done when every job concerned was looked at. Raises `Rejected` for what is no event, or what the looks threw."""
+        try:
+            event = parse(body, account=self._account, region=self._region)
+        except Malformed as error:
+            self._count("Malformed")
+            raise Rejected(str(error)) from None
+        if isinstance(event, Irrelevant):
+            self._count(event.why)
+            return
+        now = self._wall()
+        if max(event.at, event.deadline or 0.0) < now - STALE_SECONDS:
+            self._count("Stale")
+            return
+        # Only instances that are nodes now: a forged or foreign notice leaves no trace but this count.
+        nodes = {instance_of(node): name for name, node in self._view.nodes.items()}
+        known = [instance for instance in event.instances if instance in nodes]
+        if not known:
+            self._count("NoSuchNode")
+            return
+        self._count(event.kind.value)
+        news = self._view.notices.post(event, self._source, now)
+        jobs = set().union(*(self._view.jobs_on(nodes[instance]) for instance in known))
+        if news:
+            left = round(event.deadline - now) if event.deadline else None
+            _log.info("notice", kind=event.kind.value, instances=known, seconds_left=left, jobs=len(jobs))
+        hit("O7")
+        await asyncio.gather(*(self._queue.next_look(job) for job in jobs))
+
+    def _count(self, kind: str) -> None:
+        self._metrics.notices.labels(self._source, kind).inc()

@@ -1,0 +1,144 @@
+"""Notices from our own SQS queue. boto3 in a thread of its own; the event loop handles what it receives.
+
+A message is deleted only after it was handled: a crash in between brings it again, and handling it twice is harmless. What
+cannot be parsed is left, so that the queue's redrive policy moves it to the dead-letter queue.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import random
+import threading
+from collections.abc import Awaitable, Callable, Iterable
+from concurrent.futures import TimeoutError as FutureTimeout
+from dataclasses import dataclass
+
+import boto3
+from botocore.config import Config
+from botocore.exceptions import BotoCoreError, ClientError
+from mypy_boto3_sqs import SQSClient
+
+from spottune_contract.failpoint import hit
+from spottune_operator import logs
+
+WAIT_SECONDS = 20
+"""Long poll: a message comes at once, an empty queue costs three calls a minute."""
+HANDLE_SECONDS = 15.0
+"""A message not handled in this time is left for its next delivery (the queue's visibility timeout is 20 s)."""
+_LONGEST_PAUSE = 30.0
+
+_log = logs.get(__name__)
+
+
+@dataclass(frozen=True)
+class QueueSettings:
+    """Where the queue is. Credentials come from the default chain (EKS Pod Identity, IRSA, environment)."""
+
+    url: str
+    region: str
+    endpoint: str = ""
+
+
+class Rejected(Exception):
+    """The handler could not read the message: leave it for the dead-letter queue."""
+
+
+def connect(settings: QueueSettings) -> SQSClient:
+    """A client whose calls end soon after the long poll, whatever the network does."""
+    config = Config(
+        region_name=settings.region,
+        connect_timeout=5,
+        read_timeout=WAIT_SECONDS + 10,
+        retries={"total_max_attempts": 2, "mode": "standard"},
+    )
+    return boto3.client("sqs", endpoint_url=settings.endpoint or None, config=config)
+
+
+class NoticeQueue:
+    """Receives on a daemon thread and hands each body to `handle` on the event loop.
+
+    `handle` raises `Rejected` for a message to be left; any other exception leaves it for another delivery, too.
+    `up(bool)` is called on the event loop whenever the queue begins or ceases to answer.
+    """
+
+    def __init__(
+        self,
+        client: SQSClient,
+        url: str,
+        handle: Callable[[str], Awaitable[None]],
+        *,
+        up: Callable[[bool], None] = lambda answering: None,
+        wait_seconds: int = WAIT_SECONDS,
+        handle_seconds: float = HANDLE_SECONDS,
+    ) -> None:
+        self._client = client
+        self._url = url
+        self._handle = handle
+        self._up = up
+        self._wait_seconds = wait_seconds
+        self._handle_seconds = handle_seconds
+        self._stopped = threading.Event()
+        self._answering: bool | None = None
+        self._loop: asyncio.AbstractEventLoop | None = None
+
+    def start(self) -> None:
+        """Begin; to be called on the event loop."""
+        self._loop = asyncio.get_running_loop()
+        # A daemon: a long poll cannot be cancelled, and must not hold up the end of the process.
+        threading.Thread(target=self._run, name="sqs", daemon=True).start()
+
+    def stop(self) -> None:
+        """No further message is handled after this."""
+        self._stopped.set()
+
+    def _run(self) -> None:
+        pause = 1.0
+        while not self._stopped.is_set():
+            try:
+                answer = self._client.receive_message(QueueUrl=self._url, MaxNumberOfMessages=10, WaitTimeSeconds=self._wait_seconds)
+            except (BotoCoreError, ClientError) as error:
+                self._tell(answering=False)
+                _log.warning(
+                    "queue does not answer", queue=self._url, error=f"{type(error).__name__}: {error}", again_in_seconds=round(pause)
+                )
+                self._stopped.wait(pause * (1.0 - 0.5 * random.random()))  # noqa: S311 (jitter)
+                pause = min(_LONGEST_PAUSE, pause * 2)
+                continue
+            pause = 1.0
+            self._tell(answering=True)
+            self._take((m.get("Body", ""), m.get("ReceiptHandle", "")) for m in answer.get("Messages", []))
+
+    def _take(self, messages: Iterable[tuple[str, str]]) -> None:
+        """All at once: ten notices of one storm must not wait for each other's trainers."""
+        assert self._loop is not None
+        if self._stopped.is_set() or self._loop.is_closed():
+            return
+        running = [(receipt, asyncio.run_coroutine_threadsafe(_await(self._handle(body)), self._loop)) for body, receipt in messages]
+        for receipt, future in running:
+            try:
+                future.result(self._handle_seconds)
+            except Rejected as error:
+                _log.warning("message left for the dead-letter queue", queue=self._url, error=str(error))
+            except FutureTimeout:
+                future.cancel()
+                _log.warning("message not handled in time; it will come again", queue=self._url)
+            except Exception as error:
+                _log.warning("message not handled; it will come again", queue=self._url, error=f"{type(error).__name__}: {error}")
+            else:
+                hit("O8")
+                self._delete(receipt)
+
+    def _delete(self, receipt: str) -> None:
+        try:
+            self._client.delete_message(QueueUrl=self._url, ReceiptHandle=receipt)
+        except (BotoCoreError, ClientError) as error:
+            _log.warning("message not deleted; it will come again", queue=self._url, error=f"{type(error).__name__}: {error}")
+
+    def _tell(self, *, answering: bool) -> None:
+        if answering != self._answering and self._loop is not None and not self._loop.is_closed():
+            self._answering = answering
+            self._loop.call_soon_threadsafe(self._up, answering)
+
+
+async def _await(work: Awaitable[None]) -> None:
+    await work
