@@ -114,7 +114,7 @@ class Toxiproxy:
 
     def _ready(self) -> bool:
         try:
-            self.request("GET", "/version")
+            self.request("GET", "/proxies")
         except OSError:
             return False
         return True
