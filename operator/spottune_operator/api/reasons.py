@@ -72,6 +72,7 @@ class Reason(StrEnum):
     QUOTA_EXCEEDED = "QuotaExceeded"
     POD_DENIED = "PodDenied"
     NAME_TAKEN = "PodNameTaken"
+    REFERENCE_MISSING = "ReferenceMissing"
     IMAGE_UNAVAILABLE = "ImageUnavailable"
     CONTAINER_NOT_CREATED = "ContainerNotCreated"
     TRAINER_STARTED = "TrainerStarted"

@@ -213,6 +213,8 @@ class AttemptStatus(StatusModel):
     """It took over the log. Only such attempts can spend a budget, or those whose container crashed by itself."""
     committed: bool | None = None
     """It made a new commit. Left out while not known: the next attempt settles it."""
+    counted: bool = False
+    """It spent from the failure budget."""
     verdict: Verdict | None = None
     """What its end means. Left out while it runs, and for an attempt that never ran."""
     reason: Reason = Reason.ATTEMPT_STARTED

@@ -90,6 +90,8 @@ class ObservedPod:
     """Why the container does not start, for example `ImagePullBackOff`."""
     waiting_message: str = ""
     image_id: str = ""
+    last_words: str = ""
+    """End of the container's log, where it left no message of ours (`FallbackToLogsOnError`)."""
     progress: Progress | None = None
     """Its last report, if it is one of this job and this epoch."""
 
@@ -117,6 +119,8 @@ class ObstacleKind(StrEnum):
     """Admission (Pod Security, policy, webhook) or validation refused the pod: will be refused again."""
     NAME_TAKEN = "NameTaken"
     """A pod of that name exists and is not ours, or is on its way out: wait."""
+    MISSING = "Missing"
+    """Something that the pod needs is not there yet (its service account, its priority class): may come."""
 
 
 @dataclass(frozen=True)

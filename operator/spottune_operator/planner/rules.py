@@ -1,0 +1,411 @@
+"""The decisions, in order: the first rule that has something to say wins. Each is named for what was found."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from spottune_contract.progress import CheckpointRequest
+from spottune_operator.api.reasons import ConditionType, Phase, Reason
+from spottune_operator.api.v1alpha1 import FineTuneJobStatus, NoticeStatus
+from spottune_operator.planner import backoff, pools, reports
+from spottune_operator.planner.attempts import accounted, answered, begun, creation, failed, set_aside
+from spottune_operator.planner.situation import Situation
+from spottune_operator.planner.statuses import at, change, clip, condition, current_attempt, with_attempt
+from spottune_operator.planner.types import Action, AskCheckpoint, DeletePod, EventSpec, ObservedPod, ObstacleKind, Plan, PodState
+
+Rule = Callable[[Situation], Plan | None]
+
+IMAGE_REASONS = frozenset(
+    {"ErrImagePull", "ImagePullBackOff", "InvalidImageName", "ErrImageNeverPull", "ImageInspectError", "RegistryUnavailable"}
+)
+"""`state.waiting.reason` values of the kubelet by which the image cannot be had."""
+STUCK_REASONS = frozenset({"CreateContainerConfigError", "CreateContainerError", "RunContainerError"})
+"""`state.waiting.reason` values of the kubelet by which the container cannot be made (a missing secret, for example)."""
+
+
+def job_is_being_deleted(s: Situation) -> Plan | None:
+    """Nothing is created any more; the trainer gets its time to commit."""
+    if not s.observed.deleting:
+        return None
+    status = s.status if s.status.phase.terminal else change(s.status, phase=Phase.CANCELLED, eta="")
+    if not s.status.phase.terminal:
+        status = answered(
+            s, status, ConditionType.COMPLETE, "False", Reason.CANCELLED, "The job was deleted; its commits stay in the bucket."
+        )
+    return _plan(s, job_is_being_deleted, status, action=_sweep(s, everything=True))
+
+
+def spec_cannot_be_read(s: Situation) -> Plan | None:
+    """The API server let something through that the types refuse. A running pod is left alone; nothing new is started."""
+    if s.observed.spec is not None:
+        return None
+    message = f"{s.observed.spec_error} Correct the spec: the job then goes on."
+    status = answered(s, s.status, ConditionType.ACCEPTED, "False", Reason.INVALID_SPEC, message)
+    if s.current is None:
+        status = change(status, phase=Phase.FAILED, accounted=status.attempt, observed_generation=s.observed.generation)
+        status = answered(s, status, ConditionType.COMPLETE, "False", Reason.INVALID_SPEC, message)
+    event = EventSpec("Warning", Reason.INVALID_SPEC, message)
+    return _plan(s, spec_cannot_be_read, status, event)
+
+
+def spec_was_corrected(s: Situation) -> Plan | None:
+    """A job that failed for its spec alone gets another chance with the next spec."""
+    complete = condition(s.status, ConditionType.COMPLETE)
+    invalid = s.status.phase is Phase.FAILED and complete is not None and complete.reason is Reason.INVALID_SPEC
+    if s.observed.spec is None or not invalid:
+        return None
+    status = change(s.status, phase=Phase.PENDING)
+    status = answered(s, status, ConditionType.COMPLETE, "False", Reason.IN_PROGRESS, "The spec was corrected.")
+    return _plan(s, spec_was_corrected, _accepted(s, status))
+
+
+def job_is_over(s: Situation) -> Plan | None:
+    """Pods of a finished job are swept away; its data stay."""
+    if not s.status.phase.terminal:
+        return None
+    return _plan(s, job_is_over, s.observed.status, action=_sweep(s, everything=True))
+
+
+def pods_of_a_later_attempt_exist(s: Situation) -> Plan | None:
+    """The status is older than the cluster: adopt the number, and what is there is the current attempt."""
+    if not s.later:
+        return None
+    newest = max(s.later, key=lambda pod: pod.epoch)
+    status = change(s.status, attempt=newest.epoch, accounted=newest.epoch - 1, pod=newest.name, pod_uid="", pool=newest.pool, notice=None)
+    return _plan(s, pods_of_a_later_attempt_exist, with_attempt(status, pod=newest.name, pool=newest.pool))
+
+
+def pod_has_ended(s: Situation) -> Plan | None:
+    """The attempt is over: record its verdict, once."""
+    pod = s.current
+    if pod is None or pod.state is not PodState.ENDED:
+        return None
+    status = accounted(s, pod, Reason.POD_DELETED if pod.deleting and not pod.end.disruption else Reason.INTERRUPTED)
+    return _plan(s, pod_has_ended, status, _end_event(status))
+
+
+def node_is_unreachable(s: Situation) -> Plan | None:
+    """The pod may still run, but its node was silent beyond the grace time: the log fences it, the job goes on elsewhere."""
+    pod = s.current
+    if pod is None or pod.state is not PodState.LOST:
+        return None
+    status = accounted(s, pod, Reason.NODE_UNREACHABLE)
+    return _plan(s, node_is_unreachable, status, _end_event(status))
+
+
+def pod_vanished(s: Situation) -> Plan | None:
+    """A pod that was seen is gone: an interruption. What it had committed is known when the next attempt has read the log."""
+    if not s.unaccounted or s.current is not None or not s.status.pod_uid:
+        return None
+    if not s.observed.live:
+        return _look_live(s, pod_vanished)
+    status = accounted(s, None, Reason.POD_VANISHED)
+    return _plan(s, pod_vanished, status, _end_event(status))
+
+
+def attempt_is_not_wanted_any_more(s: Situation) -> Plan | None:
+    """Suspended between intent and pod."""
+    if not (s.unaccounted and s.current is None and _suspended(s)):
+        return None
+    if not s.observed.live:
+        return _look_live(s, attempt_is_not_wanted_any_more)
+    return _plan(s, attempt_is_not_wanted_any_more, set_aside(s, Reason.SUSPENDED, "Suspended before its pod was made."))
+
+
+def older_pods_remain(s: Situation) -> Plan | None:
+    """A pod of an attempt that is over may still train: end it, and wait before anything new is made."""
+    pod = s.in_the_way
+    if pod is None or s.current is not None:
+        return None
+    phase = s.status.phase if s.unaccounted or s.status.phase is Phase.SUSPENDED else Phase.ACCOUNTING
+    return _plan(s, older_pods_remain, change(s.status, phase=phase), action=None if pod.deleting else _delete(s, pod))
+
+
+def pod_was_refused(s: Situation) -> Plan | None:
+    """The API server did not accept the pod: wait for quota, fail for what will be refused again."""
+    obstacle = s.observed.obstacle
+    if obstacle is None or not s.unaccounted or s.current is not None or obstacle.epoch != s.status.attempt:
+        return None
+    if obstacle.kind is ObstacleKind.DENIED:
+        message = f"The cluster refused the trainer pod: {obstacle.message}. Change podOverrides, or the policy, and create the job anew."
+        status = failed(s, set_aside(s, Reason.POD_DENIED, obstacle.message), Reason.POD_DENIED, message)
+        status = answered(s, status, ConditionType.ACCEPTED, "False", Reason.POD_DENIED, message)
+        return _plan(s, pod_was_refused, status, EventSpec("Warning", Reason.POD_DENIED, message))
+    if obstacle.kind is ObstacleKind.NAME_TAKEN and obstacle.count >= 4:
+        return _plan(s, pod_was_refused, set_aside(s, Reason.NAME_TAKEN, obstacle.message))
+    wait = obstacle.at + backoff.after_refusals(obstacle.count) - s.now
+    if not 0 < wait <= backoff.REFUSAL_MOST:
+        return None
+    reason, remedy = {
+        ObstacleKind.QUOTA: (Reason.QUOTA_EXCEEDED, "Raise the namespace's ResourceQuota or wait for other pods to end."),
+        ObstacleKind.MISSING: (Reason.REFERENCE_MISSING, "Create what is missing, or change podOverrides."),
+        ObstacleKind.NAME_TAKEN: (Reason.NAME_TAKEN, "Waiting until the other pod of that name is gone."),
+    }[obstacle.kind]
+    message = f"{obstacle.message}. {remedy}"
+    status = answered(s, change(s.status, phase=Phase.WAITING), ConditionType.CAPACITY_AVAILABLE, "False", reason, message)
+    return _plan(s, pod_was_refused, status, EventSpec("Warning", reason, message), requeue_after=wait)
+
+
+def pod_is_missing(s: Situation) -> Plan | None:
+    """The attempt is persisted, its pod was never seen: make it. Finding it made already is fine."""
+    if not s.unaccounted or s.current is not None:
+        return None
+    phase = s.status.phase if s.observed.obstacle is not None else Phase.STARTING
+    return _plan(s, pod_is_missing, change(s.status, phase=phase), action=creation(s, s.status))
+
+
+def pod_is_going(s: Situation) -> Plan | None:
+    """Somebody asked for the pod's end: it commits. Nothing to do but to wait, and to remember why."""
+    pod = s.current
+    if pod is None or pod.state is not PodState.TERMINATING:
+        return None
+    reason = current_attempt(s.status).reason
+    if s.interruption is not None and reason is not Reason.SUSPENDED:
+        reason = Reason.INTERRUPTION_NOTICE
+    status = with_attempt(s.status, reason=Reason.POD_DELETED if reason is Reason.ATTEMPT_STARTED else reason)
+    return _plan(s, pod_is_going, change(status, phase=Phase.DRAINING), _draining_event(status), requeue_after=5.0)
+
+
+def job_is_suspended(s: Situation) -> Plan | None:
+    """The current pod has to go, with time to commit."""
+    if s.current is None or not _suspended(s):
+        return None
+    status = change(with_attempt(s.status, reason=Reason.SUSPENDED), phase=Phase.DRAINING)
+    return _plan(s, job_is_suspended, status, action=_delete(s, s.current))
+
+
+def machine_goes_away(s: Situation) -> Plan | None:
+    """An interruption notice: the trainer is told and its pod ended in the time that is left. Once per pod."""
+    notice, pod = s.interruption, s.current
+    if notice is None or pod is None:
+        return None
+    record = NoticeStatus(
+        epoch=s.status.attempt, kind="Interruption", source=clip(notice.source, 64), node=notice.node, deadline=notice.deadline
+    )
+    status = change(with_attempt(s.status, reason=Reason.INTERRUPTION_NOTICE), phase=Phase.DRAINING, notice=record)
+    settings = s.observed.settings
+    left = notice.deadline - s.now - settings.notice_margin if notice.deadline else float(settings.pod_grace)
+    tell = CheckpointRequest(source=notice.source, deadline=notice.deadline or None) if pod.ip else None
+    action = DeletePod(pod.name, pod.uid, max(1, min(settings.pod_grace, int(left))), ip=pod.ip, tell=tell)
+    return _plan(s, machine_goes_away, status, _draining_event(status), action=action, requeue_after=5.0)
+
+
+def machine_should_be_left(s: Situation) -> Plan | None:
+    """A rebalance recommendation: commit now and stay. Once per attempt."""
+    notice, pod = s.recommendation, s.current
+    if notice is None or pod is None or s.status.notice is not None or pod.state is not PodState.RUNNING or not pod.ip:
+        return None
+    record = NoticeStatus(epoch=s.status.attempt, kind="Rebalance", source=clip(notice.source, 64), node=notice.node)
+    message = f"Node {notice.node} has a higher risk of interruption (told by {notice.source}): an extra commit is made, the pod stays."
+    event = EventSpec("Normal", Reason.REBALANCE_RECOMMENDED, message)
+    action = AskCheckpoint(pod.name, pod.ip, CheckpointRequest(source="rebalance"))
+    return _plan(s, machine_should_be_left, change(s.status, notice=record), event, action=action)
+
+
+def pod_finds_no_machine(s: Situation) -> Plan | None:
+    """Unschedulable: wait, and after a while try another pool if there is one. Spends no budget."""
+    pod = s.current
+    if pod is None or pod.state is not PodState.SCHEDULING or not pod.unschedulable or s.observed.spec is None:
+        return None
+    waited, patience = s.now - pod.created_at, s.observed.settings.unschedulable_after
+    if waited < patience:
+        status = answered(s, s.status, ConditionType.CAPACITY_AVAILABLE, "False", Reason.WAITING_FOR_NODE, pod.unschedulable)
+        return _plan(s, pod_finds_no_machine, change(status, phase=Phase.STARTING), requeue_after=patience - waited)
+    message = f"No machine in pool {pod.pool} for {patience:.0f} s: {pod.unschedulable}"
+    if pools.elsewhere(s.observed.spec.capacity, s.status.pools, pod.pool, s.now):
+        status = change(set_aside(s, Reason.NO_CAPACITY, message), pools=pools.without_capacity(s.status.pools, pod.pool, s.now))
+        return _plan(s, pod_finds_no_machine, status, EventSpec("Normal", Reason.NO_CAPACITY, f"{message} Trying another pool."))
+    status = answered(s, s.status, ConditionType.CAPACITY_AVAILABLE, "False", Reason.NO_CAPACITY, message)
+    event = EventSpec("Normal", Reason.NO_CAPACITY, f"{message} No other pool of the spec can be tried now: waiting.")
+    return _plan(s, pod_finds_no_machine, change(status, phase=Phase.WAITING), event, requeue_after=backoff.CAPACITY_BASE)
+
+
+def container_cannot_start(s: Situation) -> Plan | None:
+    """The image cannot be had, or the container cannot be made: say so at once, give up after a while."""
+    pod = s.current
+    if pod is None or pod.state is not PodState.CREATING or pod.waiting_reason not in IMAGE_REASONS | STUCK_REASONS:
+        return None
+    image = pod.waiting_reason in IMAGE_REASONS
+    reason = Reason.IMAGE_UNAVAILABLE if image else Reason.CONTAINER_NOT_CREATED
+    remedy = "Correct podOverrides.image or the registry's credentials." if image else "Create the secret or whatever else it names."
+    message = f"{pod.waiting_reason}: {pod.waiting_message} {remedy}"
+    old = condition(s.status, ConditionType.STARTED)
+    known = old is not None and old.status == "False" and old.reason is reason
+    since = at(old.last_transition_time) if old is not None and known else s.now
+    # The kubelet's text alternates between two forms; the first one is kept.
+    status = s.status if known else answered(s, s.status, ConditionType.STARTED, "False", reason, message)
+    limit = s.observed.settings.image_timeout
+    if s.now - since >= limit:
+        status = failed(s, set_aside(s, reason, message), reason, f"{message} Tried for {limit:.0f} s; then create the job anew.")
+        return _plan(s, container_cannot_start, status, EventSpec("Warning", reason, message))
+    event = EventSpec("Warning", reason, message)
+    return _plan(s, container_cannot_start, change(status, phase=Phase.STARTING), event, requeue_after=max(1.0, since + limit - s.now))
+
+
+def pods_are_left_over(s: Situation) -> Plan | None:
+    """Ended or lost pods of attempts that are accounted: sweep them, without waiting."""
+    action = _sweep(s, everything=False)
+    return _plan(s, pods_are_left_over, _alive(s), action=action) if action is not None else None
+
+
+def attempt_goes_on(s: Situation) -> Plan | None:
+    """All is well: take over what the trainer reports."""
+    if s.current is None:
+        return None
+    status = _alive(s)
+    event = None
+    if status.phase is Phase.RUNNING and s.observed.status.phase is not Phase.RUNNING:
+        where = f"node {s.status.node} (pool {s.status.pool})"
+        event = EventSpec(
+            "Normal",
+            Reason.TRAINING,
+            f"Attempt {status.attempt} is training on {where}, from step {current_attempt(status).step_from or 0}.",
+        )
+    return _plan(s, attempt_goes_on, status, event)
+
+
+def no_attempt_is_wanted(s: Situation) -> Plan | None:
+    """Suspended, and nothing runs."""
+    if not _suspended(s):
+        return None
+    status = change(s.status, phase=Phase.SUSPENDED, not_before=0.0, early_interruptions=0)
+    return _plan(s, no_attempt_is_wanted, status, EventSpec("Normal", Reason.SUSPENDED, "Suspended: set spec.suspend to false to go on."))
+
+
+def backoff_is_not_over(s: Situation) -> Plan | None:
+    wait = s.status.not_before - s.now
+    # A clock that was set back must not make anybody wait for hours.
+    if not 0 < wait <= backoff.FAILURE_MOST:
+        return None
+    return _plan(s, backoff_is_not_over, change(s.status, phase=Phase.WAITING), requeue_after=wait)
+
+
+def no_pool_is_open(s: Situation) -> Plan | None:
+    """Every pool of the spec was without machines a moment ago."""
+    spec = s.observed.spec
+    if spec is None:
+        return None
+    choice = pools.choose(spec.capacity, s.status.pools, s.now)
+    if choice.pool is not None:
+        return None
+    message = "No pool of spec.capacity has machines at the moment; each is tried again in turn. More instanceTypes or zones help."
+    status = answered(s, change(s.status, phase=Phase.WAITING), ConditionType.CAPACITY_AVAILABLE, "False", Reason.NO_CAPACITY, message)
+    return _plan(s, no_pool_is_open, status, requeue_after=choice.wait)
+
+
+def next_attempt_is_due(s: Situation) -> Plan | None:
+    """Persist the number of the next attempt; its pod is made after that, never before."""
+    spec = s.observed.spec
+    choice = pools.choose(spec.capacity, s.status.pools, s.now) if spec is not None else None
+    if choice is None or choice.pool is None:
+        return None
+    status = begun(s, str(choice.pool))
+    step = status.last_commit.step if status.last_commit is not None else 0
+    event = EventSpec(
+        "Normal", Reason.ATTEMPT_STARTED, f"Attempt {status.attempt} goes to pool {choice.pool}, from step {step} as far as is known."
+    )
+    return _plan(s, next_attempt_is_due, _accepted(s, status), event, action=creation(s, status))
+
+
+RULES: tuple[Rule, ...] = (
+    job_is_being_deleted,
+    spec_was_corrected,
+    job_is_over,
+    pods_of_a_later_attempt_exist,
+    pod_has_ended,
+    node_is_unreachable,
+    pod_vanished,
+    spec_cannot_be_read,
+    attempt_is_not_wanted_any_more,
+    older_pods_remain,
+    pod_was_refused,
+    pod_is_missing,
+    pod_is_going,
+    job_is_suspended,
+    machine_goes_away,
+    machine_should_be_left,
+    pods_are_left_over,
+    pod_finds_no_machine,
+    container_cannot_start,
+    attempt_goes_on,
+    no_attempt_is_wanted,
+    backoff_is_not_over,
+    no_pool_is_open,
+    next_attempt_is_due,
+)
+"""Deletion and ends first, then the pod that should be there, then what threatens it, then what comes next."""
+
+
+def _plan(
+    s: Situation,
+    rule: Rule,
+    status: FineTuneJobStatus,
+    event: EventSpec | None = None,
+    *,
+    action: Action | None = None,
+    requeue_after: float | None = None,
+) -> Plan:
+    # An event tells a transition: without one in the status there is nothing to tell.
+    news = event is not None and _transition(s.observed.status, status)
+    return Plan(rule.__name__, status, action, (event,) if news and event is not None else (), requeue_after)
+
+
+def _transition(before: FineTuneJobStatus, after: FineTuneJobStatus) -> bool:
+    def outline(status: FineTuneJobStatus) -> object:
+        answers = tuple((c.type, c.status, c.reason) for c in status.conditions)
+        return status.phase, status.attempt, status.accounted, status.notice, answers
+
+    return outline(before) != outline(after)
+
+
+def _look_live(s: Situation, rule: Rule) -> Plan:
+    return Plan(rule.__name__, s.observed.status, look_live=True)
+
+
+def _suspended(s: Situation) -> bool:
+    return s.observed.spec is not None and s.observed.spec.suspend
+
+
+def _accepted(s: Situation, status: FineTuneJobStatus) -> FineTuneJobStatus:
+    status = change(status, observed_generation=s.observed.generation)
+    status = answered(s, status, ConditionType.ACCEPTED, "True", Reason.ACCEPTED, "The spec is understood.")
+    return answered(s, status, ConditionType.COMPLETE, "False", Reason.IN_PROGRESS, "The job is not finished yet.")
+
+
+def _alive(s: Situation) -> FineTuneJobStatus:
+    return s.status if s.current is None else change(s.status, phase=reports.phase_of(s.current))
+
+
+def _delete(s: Situation, pod: ObservedPod) -> DeletePod:
+    return DeletePod(pod.name, pod.uid, s.observed.settings.pod_grace)
+
+
+def _sweep(s: Situation, *, everything: bool) -> DeletePod | None:
+    """Delete one pod that nobody needs any more and nobody has deleted yet."""
+    targets = s.observed.pods if everything else s.garbage
+    return next((_delete(s, pod) for pod in targets if not pod.deleting), None)
+
+
+def _end_event(status: FineTuneJobStatus) -> EventSpec:
+    entry = current_attempt(status)
+    step = status.last_commit.step if status.last_commit is not None else 0
+    story = f"Attempt {entry.epoch} on node {entry.node or '?'} (pool {entry.pool or '?'}) ended at step {entry.step_to or 0}: {entry.reason.value}."
+    detail = f" {entry.message}" if entry.message else ""
+    after = {
+        Phase.SUCCEEDED: f" The adapter is at {status.output}." if status.output else " The job is done.",
+        Phase.FAILED: " The job has failed.",
+    }.get(status.phase, f" The newest commit heard of is of step {step}; the job goes on from there.")
+    good = status.phase is Phase.SUCCEEDED
+    return EventSpec("Normal" if good else "Warning", Reason.SUCCEEDED if good else entry.reason, clip(story + detail + after, 1000))
+
+
+def _draining_event(status: FineTuneJobStatus) -> EventSpec:
+    entry = current_attempt(status)
+    why = {
+        Reason.INTERRUPTION_NOTICE: f"Node {status.node} goes away (told by {status.notice.source})"
+        if status.notice
+        else "The node goes away",
+        Reason.SUSPENDED: "The job is suspended",
+    }.get(entry.reason, "The pod was deleted or evicted")
+    kind = "Normal" if entry.reason is Reason.SUSPENDED else "Warning"
+    return EventSpec(kind, entry.reason, f"{why}: attempt {entry.epoch} commits its state and ends.")  # type: ignore[arg-type]
