@@ -1,7 +1,6 @@
 """The spot market of the local cloud: what each pool costs, how much of it is left, and what a launch gets.
 
-The state is one JSON file in the home, read by moto at every launch. Deciding is pure (`allocate`, `play`); reading and writing the
-file is at the end of the module.
+The state is one JSON file in the home, read by moto at every launch. Deciding (`allocate`) is pure; reading and writing the file comes after it.
 """
 
 from __future__ import annotations
@@ -112,54 +111,6 @@ def allocate(market: Market, offers: Sequence[Offer], running: Mapping[Pool, int
     return Allocation(tuple(launched), tuple(short))
 
 
-def reclaimed(market: Market, running: Mapping[Pool, Sequence[str]]) -> tuple[str, ...]:
-    """The instances that no longer fit into their pools, newest first in each. `running` lists each pool's instances, oldest first. Pure."""
-    out: list[str] = []
-    for pool, instances in sorted(running.items()):
-        limit = market.quote(pool).capacity
-        if pool.capacity_type == "spot" and limit is not None:
-            out.extend(reversed(instances[limit:]))
-    return tuple(out)
-
-
-@dataclass(frozen=True, slots=True)
-class Change:
-    """One step of a script: what a pool is like from a moment on."""
-
-    at: float
-    """Seconds after the start of the script."""
-
-    pool: Pool
-    price: float | None = None
-    capacity: int | None = None
-
-
-def parse_script(document: Any) -> tuple[Change, ...]:
-    """Reads a market script: a list of `{"at": seconds, "pool": …, "price"?: …, "capacity"?: …}`, sorted by time.
-
-    Raises `ValueError` that names the step and what is wrong with it.
-    """
-    if not isinstance(document, list):
-        raise ValueError('a market script is a JSON list of steps like {"at": 30, "pool": "g5.xlarge/us-east-1a/spot", "capacity": 0}')
-    changes: list[Change] = []
-    for number, step in enumerate(document):
-        unknown = set(step) - {"at", "pool", "price", "capacity"}
-        if unknown or "at" not in step or "pool" not in step:
-            raise ValueError(f"step {number} of the market script: it needs at and pool, may have price and capacity, has {sorted(step)}")
-        try:
-            changes.append(Change(float(step["at"]), Pool.parse(step["pool"]), step.get("price"), step.get("capacity")))
-        except ValueError as error:
-            raise ValueError(f"step {number} of the market script: {error}") from None
-    return tuple(sorted(changes, key=lambda change: change.at))
-
-
-def parse_trace(document: Mapping[str, Any], pool: Pool) -> tuple[Change, ...]:
-    """Turns an availability trace `{"metadata": {"gap_seconds": G}, "data": [n, …]}` (n instances obtainable) into changes of one pool."""
-    gap = float(document["metadata"]["gap_seconds"])
-    data = [int(n) for n in document["data"]]
-    return tuple(Change(i * gap, pool, capacity=n) for i, n in enumerate(data) if i == 0 or n != data[i - 1])
-
-
 def market_path(home: Home) -> Path:
     """The market's file."""
     return home.data("market") / "market.json"
@@ -198,7 +149,10 @@ def _locked(path: Path) -> Iterator[None]:
 
 
 def register(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
-    """Adds `market set` and `market show`."""
+    """Adds `market set`, `market play` and `market show`."""
+    # Here, because the script's player is built on this module.
+    from localcloud import market_script
+
     verbs = commands.add_parser("market", help="prices and capacity of the pools").add_subparsers(required=True, metavar="VERB")
     parser = verbs.add_parser("set", help="change a pool; the next launch sees it")
     parser.add_argument("pool", type=_pool_argument, help="e.g. g5.xlarge/us-east-1a/spot")
@@ -207,6 +161,7 @@ def register(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> N
         "--capacity", type=_capacity_argument, help="how many instances the pool holds at once; 0: none to be had; endless: no limit"
     )
     parser.set_defaults(run=_set_command)
+    market_script.register_verb(verbs)
     verbs.add_parser("show", help="every pool with price and capacity").set_defaults(run=_show_command)
 
 

@@ -13,6 +13,7 @@ import time
 from collections.abc import Iterable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
+from datetime import datetime
 from pathlib import Path
 from typing import Any
 
@@ -39,6 +40,7 @@ class Instance:
 
     instance_id: str
     pool: Pool
+    launch_time: datetime
     tags: tuple[tuple[str, str], ...] = ()
 
     @property
@@ -134,8 +136,8 @@ class Loop:
             self._busy[key] = self._workers.submit(_logged, work, *arguments)
 
     def _machines(self) -> Sequence[Machine]:
-        # Static nodes have no instance in EC2; ours are named after theirs.
-        return [Machine(n.name, str(n.instance_id)) for n in node.list_nodes(self._home) if n.name == n.instance_id]
+        # Static nodes have no instance in EC2.
+        return [Machine(n.name, n.instance_id) for n in node.list_nodes(self._home) if not n.static]
 
     def _boot(self, instance: Instance) -> None:
         begun = time.monotonic()
@@ -169,7 +171,9 @@ def running_instances(ec2: Any) -> list[Instance]:
                 pool = Pool(
                     i["InstanceType"], i["Placement"]["AvailabilityZone"], "spot" if i.get("InstanceLifecycle") == "spot" else "on-demand"
                 )
-                found.append(Instance(i["InstanceId"], pool, tuple((tag["Key"], tag["Value"]) for tag in i.get("Tags", []))))
+                found.append(
+                    Instance(i["InstanceId"], pool, i["LaunchTime"], tuple((tag["Key"], tag["Value"]) for tag in i.get("Tags", [])))
+                )
     return found
 
 
