@@ -1,0 +1,205 @@
+"""Tiny local images: their file system is the host's, bind-mounted read-only, so a node boots without copying gigabytes of torch.
+
+Each image holds a few links and `/etc/passwd`; `host_mounts()` (containerd's base specification) adds the host's /usr, this Python, its virtual
+environment and the repository's source roots at their own paths. Pods run in it as any user, with a read-only root. Images made from the
+repository's Dockerfiles run on nodes with `real_images=True`, which mount nothing of the host.
+"""
+
+from __future__ import annotations
+
+import gzip
+import hashlib
+import io
+import json
+import os
+import shutil
+import subprocess
+import sys
+import tarfile
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from localcloud.home import Home
+
+REGISTRY = "spottune.local"
+"""No such host: a kubelet that wants to pull from it fails at once."""
+PAUSE = f"{REGISTRY}/pause:dev"
+USER = 65532
+"""Distroless' `nonroot`, the user of the real images too."""
+
+_REPOSITORY = Path(__file__).resolve().parent.parent
+_SOURCE_ROOTS = ("contract", "operator", "trainer", "agent", "cli")
+_TOP_LEVEL = ("bin", "sbin", "lib", "lib32", "lib64", "libx32")
+_FROM_ETC = (
+    "alternatives",
+    "ca-certificates",
+    "ssl",
+    "ld.so.cache",
+    "ld.so.conf",
+    "ld.so.conf.d",
+    "localtime",
+    "mime.types",
+    "protocols",
+    "services",
+)
+_PASSED_ON = ("OPENBLAS_CORETYPE", "OPENBLAS_L2_SIZE", "LD_LIBRARY_PATH")
+"""Facts of this machine's processor and libraries that programs need here; real images have none."""
+_PASSWD = f"root:x:0:0:root:/root:/usr/sbin/nologin\nnonroot:x:{USER}:{USER}:nonroot:/tmp:/usr/sbin/nologin\n"
+_GROUP = f"root:x:0:\nnonroot:x:{USER}:\n"
+
+
+@dataclass(frozen=True)
+class Image:
+    """One local image: `module` is what its Python runs; none for a plain one."""
+
+    name: str
+    module: str
+
+    @property
+    def reference(self) -> str:
+        return f"{REGISTRY}/{self.name}:dev"
+
+
+IMAGES = (Image("operator", "spottune_operator"), Image("trainer", "spottune_trainer"), Image("agent", "spottune_agent"))
+
+
+def host_paths() -> tuple[Path, ...]:
+    """What of the host local images need: system libraries, this Python, its virtual environment, the repository's sources."""
+    wanted = [Path("/usr")]
+    wanted += [Path("/") / name for name in _TOP_LEVEL if (Path("/") / name).is_dir() and not (Path("/") / name).is_symlink()]
+    wanted += [Path("/etc") / name for name in _FROM_ETC if (Path("/etc") / name).exists()]
+    wanted += [Path(sys.prefix), Path(sys.base_prefix), Path(os.path.realpath(sys.executable)).parent.parent]
+    wanted += [_REPOSITORY / root for root in _SOURCE_ROOTS]
+    chosen: list[Path] = []
+    for path in sorted(set(wanted), key=lambda path: len(path.parts)):
+        if not any(path.is_relative_to(other) for other in chosen):
+            chosen.append(path)
+    return tuple(chosen)
+
+
+def host_mounts() -> list[dict[str, Any]]:
+    """`host_paths()` as read-only bind mounts of an OCI runtime specification."""
+    options = ["rbind", "ro", "nosuid", "nodev"]
+    return [{"destination": str(path), "type": "bind", "source": str(path), "options": options} for path in host_paths()]
+
+
+def build(target: Path) -> Path:
+    """Write all local images into one OCI archive for `ctr images import`; the same host gives the same bytes.
+
+    Raises:
+        FileNotFoundError: `catatonit`, whose static binary is the pause program, is not installed.
+    """
+    pause = shutil.which("catatonit")
+    if pause is None:
+        raise FileNotFoundError("catatonit is not installed: apt-get install catatonit (all of localcloud/packages.txt)")
+    layout = _Layout()
+    layout.add(PAUSE, _layer({"pause": Path(pause).read_bytes()}, {}), {"Entrypoint": ["/pause", "-P"], "User": f"{USER}:{USER}"})
+    links = {name: os.readlink(f"/{name}") for name in _TOP_LEVEL if os.path.islink(f"/{name}")}
+    layer = _layer({"etc/passwd": _PASSWD.encode(), "etc/group": _GROUP.encode(), "etc/nsswitch.conf": b"hosts: files dns\n"}, links)
+    for image in IMAGES:
+        layout.add(image.reference, layer, _configuration(image))
+    temporary = target.with_name(f".{target.name}.{os.getpid()}")
+    layout.write(temporary)
+    temporary.replace(target)
+    return target
+
+
+def load(socket: Path, archive: Path, *, digests: bool = False) -> str:
+    """Import an archive (OCI or `docker save`) into the containerd behind `socket`, where kubelets see it; returns what ctr said.
+
+    Raises:
+        RuntimeError: containerd refused it.
+    """
+    command = ["ctr", "-a", str(socket), "-n", "k8s.io", "images", "import", *(["--digests"] if digests else []), str(archive)]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    if done.returncode:
+        raise RuntimeError(f"import of {archive} failed: {done.stderr.strip()}")
+    return done.stdout
+
+
+def import_image(home: Home, node: str, archive: Path) -> str:
+    """Import an image archive into a running node (`imagePullPolicy: IfNotPresent` or `Never` finds it there)."""
+    from localcloud import node as nodes
+
+    return load(nodes.get(home, node).containerd_socket, archive)
+
+
+def _configuration(image: Image) -> dict[str, Any]:
+    python = Path(sys.prefix) / "bin" / "python"
+    path = f"{python.parent}:/usr/local/bin:/usr/bin:/bin"
+    environment = {"PATH": path, "HOME": "/tmp", "PYTHONUNBUFFERED": "1", "PYTHONDONTWRITEBYTECODE": "1"}
+    environment |= {name: os.environ[name] for name in _PASSED_ON if name in os.environ}
+    return {
+        "User": f"{USER}:{USER}",
+        "Env": [f"{name}={value}" for name, value in environment.items()],
+        "Entrypoint": [str(python), "-m", image.module],
+        "WorkingDir": "/",
+    }
+
+
+def _layer(files: Mapping[str, bytes], links: Mapping[str, str]) -> bytes:
+    buffer = io.BytesIO()
+    with tarfile.open(fileobj=buffer, mode="w", format=tarfile.PAX_FORMAT) as tar:
+        folders = {str(parent) for name in files for parent in Path(name).parents if str(parent) != "."} | {"tmp"}
+        for folder in sorted(folders):
+            _entry(tar, folder, tarfile.DIRTYPE, 0o1777 if folder == "tmp" else 0o755)
+        for name, content in files.items():
+            _entry(tar, name, tarfile.REGTYPE, 0o755 if name == "pause" else 0o644, content)
+        for name, target in links.items():
+            _entry(tar, name, tarfile.SYMTYPE, 0o777, link=target)
+    return buffer.getvalue()
+
+
+def _entry(tar: tarfile.TarFile, name: str, kind: bytes, mode: int, content: bytes = b"", link: str = "") -> None:
+    entry = tarfile.TarInfo(name)
+    entry.type, entry.mode, entry.size, entry.linkname = kind, mode, len(content), link
+    tar.addfile(entry, io.BytesIO(content))
+
+
+class _Layout:
+    """An OCI image layout in the making: blobs by digest, and an index that names the images."""
+
+    def __init__(self) -> None:
+        self._blobs: dict[str, bytes] = {}
+        self._index: list[dict[str, Any]] = []
+
+    def add(self, reference: str, layer: bytes, configuration: Mapping[str, Any]) -> None:
+        compressed = gzip.compress(layer, 6, mtime=0)
+        config = {
+            "architecture": "amd64" if os.uname().machine == "x86_64" else "arm64",
+            "os": "linux",
+            "config": configuration,
+            "rootfs": {"type": "layers", "diff_ids": [_digest(layer)]},
+        }
+        manifest = {
+            "schemaVersion": 2,
+            "mediaType": "application/vnd.oci.image.manifest.v1+json",
+            "config": self._blob(_json(config), "application/vnd.oci.image.config.v1+json"),
+            "layers": [self._blob(compressed, "application/vnd.oci.image.layer.v1.tar+gzip")],
+        }
+        descriptor = self._blob(_json(manifest), "application/vnd.oci.image.manifest.v1+json")
+        tag = reference.rpartition(":")[2]
+        self._index.append(descriptor | {"annotations": {"io.containerd.image.name": reference, "org.opencontainers.image.ref.name": tag}})
+
+    def write(self, path: Path) -> None:
+        files = {f"blobs/sha256/{digest.removeprefix('sha256:')}": blob for digest, blob in self._blobs.items()}
+        files["index.json"] = _json({"schemaVersion": 2, "manifests": self._index})
+        files["oci-layout"] = _json({"imageLayoutVersion": "1.0.0"})
+        with tarfile.open(path, "w", format=tarfile.PAX_FORMAT) as tar:
+            for name in sorted(files):
+                _entry(tar, name, tarfile.REGTYPE, 0o644, files[name])
+
+    def _blob(self, content: bytes, media_type: str) -> dict[str, Any]:
+        digest = _digest(content)
+        self._blobs[digest] = content
+        return {"mediaType": media_type, "digest": digest, "size": len(content)}
+
+
+def _json(value: Mapping[str, Any] | Sequence[Any]) -> bytes:
+    return json.dumps(value, sort_keys=True).encode()
+
+
+def _digest(content: bytes) -> str:
+    return f"sha256:{hashlib.sha256(content).hexdigest()}"
