@@ -18,6 +18,7 @@ from localcloud.assets import binary
 from localcloud.home import APISERVER_PORT, HOST_ADDRESS, SERVICE_NETWORK, Home
 from localcloud.pki import Authority, Pair
 from localcloud.process import Service
+from localcloud.steps import Row, Step
 
 _SERVICE_ADDRESS = "198.19.128.1"
 """The `kubernetes` service: the first address of the service network."""
@@ -115,9 +116,8 @@ class ControlPlane:
 
     def apiserver(self) -> Service:
         authority = self.authority
-        serving = authority.server(
-            "kube-apiserver", sorted({self.address, _LOOPBACK, HOST_ADDRESS}) + [_SERVICE_ADDRESS, "localhost", "kubernetes.default.svc"]
-        )
+        hosts = [*sorted({self.address, _LOOPBACK}), _SERVICE_ADDRESS, "localhost", "kubernetes.default.svc"]
+        serving = authority.server("kube-apiserver", hosts)
         kubelet_client = authority.client("kube-apiserver-kubelet-client", ["system:masters"])
         tokens = authority.signing_key("service-account")
         host, port = self.server.removeprefix("https://").split(":")
@@ -133,12 +133,14 @@ class ControlPlane:
             f"--kubelet-certificate-authority={authority.ca.certificate}",
             f"--kubelet-client-certificate={kubelet_client.certificate}",
             f"--kubelet-client-key={kubelet_client.key}",
+            "--kubelet-preferred-address-types=InternalIP",
             f"--service-cluster-ip-range={SERVICE_NETWORK}",
             "--service-account-issuer=https://kubernetes.default.svc",
             f"--service-account-key-file={tokens}",
             f"--service-account-signing-key-file={tokens}",
             "--authorization-mode=Node,RBAC",
             "--enable-admission-plugins=NodeRestriction",
+            "--kubelet-preferred-address-types=InternalIP",
             "--allow-privileged=true",
             "--profiling=false",
         ]
@@ -164,9 +166,9 @@ class ControlPlane:
             f"--cluster-signing-key-file={authority.ca.key}",
             "--use-service-account-credentials=true",
             "--leader-elect=false",
-            # A dead node is NotReady after 16 s instead of 50: our kubelets renew their leases every 3 s (nodeLeaseDurationSeconds 12).
+            # A dead node is NotReady after 20 s instead of 50: our kubelets renew their leases every 4 s (nodeLeaseDurationSeconds 16).
             "--node-monitor-period=2s",
-            "--node-monitor-grace-period=16s",
+            "--node-monitor-grace-period=20s",
             "--kube-api-qps=100",
             "--kube-api-burst=200",
             "--profiling=false",
@@ -220,3 +222,22 @@ def _answers(url: str, context: ssl.SSLContext | None = None) -> bool:
     if url.endswith("/health"):  # etcd answers 200 with {"health": "false"} while it has no leader
         return json.loads(body).get("health") == "true"
     return True
+
+
+def _up(home: Home) -> str:
+    plane = ControlPlane.of_cluster(home)
+    plane.up()
+    return f"{plane.server}  KUBECONFIG={plane.kubeconfig}"
+
+
+def _status(home: Home) -> list[Row]:
+    plane = ControlPlane.of_cluster(home)
+    parts = (plane.etcd(), plane.apiserver(), plane.controller_manager(), plane.scheduler())
+    running = {service.name: service.running() for service in parts}
+    return [
+        Row(name, "running" if process else "stopped", f"pid {process.pid}" if process else f"last words in {home.logs / name}.log")
+        for name, process in running.items()
+    ]
+
+
+STEP = Step("control plane", _up, lambda home: ControlPlane.of_cluster(home).down(), _status)
