@@ -38,7 +38,15 @@ class Proxy:
         """The proxy's address as an HTTP URL."""
         return f"http://{self.listen}"
 
-    def add(self, kind: str, *, name: str = "", stream: Literal["upstream", "downstream"] = "downstream", toxicity: float = 1.0, **attributes: int) -> None:
+    def add(
+        self,
+        kind: str,
+        *,
+        name: str = "",
+        stream: Literal["upstream", "downstream"] = "downstream",
+        toxicity: float = 1.0,
+        **attributes: int,
+    ) -> None:
         """Add the toxic `kind` with its attributes to a stream; `toxicity` is the share of connections that get it.
 
         Raises:
