@@ -211,7 +211,7 @@ def api_error(method: str, status: int, document: Json, retry_after: str | None 
     if status == 409:
         return (AlreadyExists if reason == "AlreadyExists" else Conflict)(message, status=status)
     if status == 429:
-        return Throttled(message, retry_after=float(retry_after) if (retry_after or "").isdigit() else 1.0)
+        return Throttled(message, retry_after=float(retry_after) if retry_after and retry_after.isdigit() else 1.0)
     if status == 422 or (status == 400 and method == "POST"):
         return AdmissionDenied(message, status=status)
     if status == 401:

@@ -143,7 +143,7 @@ def _in(key: str, value: str) -> Json:
 def _container(observed: Observed, spec: FineTuneJobSpec, action: CreatePod, defaults: TrainerDefaults) -> Json:
     overrides = spec.pod_overrides
     resources = overrides.resources.model_dump(mode="json", by_alias=True) if overrides.resources else dict(defaults.resources)
-    mounts = [{"name": _SCRATCH, "mountPath": SCRATCH_DIR}, {"name": _TMP, "mountPath": "/tmp"}]  # noqa: S108 (the pod's own emptyDir)
+    mounts: list[Json] = [{"name": _SCRATCH, "mountPath": SCRATCH_DIR}, {"name": _TMP, "mountPath": "/tmp"}]  # noqa: S108 (the pod's own emptyDir)
     if spec.checkpoint.credentials_secret:
         mounts.append({"name": _CREDENTIALS, "mountPath": CREDENTIALS_DIR, "readOnly": True})
     return {
