@@ -18,6 +18,8 @@ DETECTION_SECONDS = 5.0
 
 def taken_over(observed: Observed, status: FineTuneJobStatus, pod: ObservedPod | None) -> FineTuneJobStatus:
     """`status` plus what the current pod says, and what any pod says of the log."""
+    if observed.spec is not None and status.observed_generation != observed.generation:
+        status = change(status, observed_generation=observed.generation)
     for other in observed.pods:
         if other is not pod and other.termination is not None and other.termination.log is not None:
             status = _log_heard(status, other.termination.log)
