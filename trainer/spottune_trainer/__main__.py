@@ -1,0 +1,3 @@
+from spottune_trainer.main import run
+
+run()

@@ -1,0 +1,277 @@
+"""The life of one attempt, in order, and what each way of ending means."""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from spottune_contract.env import RunEnv
+from spottune_contract.exitcodes import ExitCode
+from spottune_contract.failpoint import hit
+from spottune_contract.layout import tail_key
+from spottune_contract.progress import TrainerPhase
+from spottune_contract.records import Commit
+from spottune_contract.runspec import seconds
+from spottune_trainer import compute
+from spottune_trainer.board import Board
+from spottune_trainer.checkpoint import CheckpointError, CheckpointLog, ClaimOutcome, Files, NoReadableCheckpoint, Restored, Saver, Unacceptable, open_store
+from spottune_trainer.control import ControlServer, Routes
+from spottune_trainer.errors import BadConfig, BadData, Diverged, TrainerError
+from spottune_trainer.export import export
+from spottune_trainer.logs import Log, Tail
+from spottune_trainer.metrics import exposition
+from spottune_trainer.objects import Objects, open_objects
+from spottune_trainer.preemption import Preemption, StopRequested
+from spottune_trainer.sources import Sources, locate
+from spottune_trainer.state_files import TRAINER, document
+
+if TYPE_CHECKING:
+    from spottune_trainer.loop import NonFinite, Run
+    from spottune_trainer.supervision import Supervision
+
+FINAL_SECONDS = 600.0
+"""For this long the FINAL commit is tried before the attempt gives up (the work is then done again from the last commit)."""
+
+
+@dataclass(frozen=True)
+class Outcome:
+    code: ExitCode
+    reason: str
+    message: str
+    output: str = ""
+
+
+class Attempt:
+    """One process, one epoch. `run` never raises."""
+
+    def __init__(self, env: RunEnv, preemption: Preemption, log: Log, tail: Tail, *, writer: str) -> None:
+        self.env, self.preemption, self.log, self._tail = env, preemption, log, tail
+        self._writer = writer
+        self.board = Board(env, writer, clock=time.time, monotonic=time.monotonic)
+        self._checkpoints: CheckpointLog | None = None
+        self._objects: Callable[[], Objects] = cache(self._open_objects)
+
+    def run(self) -> Outcome:
+        """Live through it and say how it ended."""
+        try:
+            return self._live()
+        except StopRequested:
+            return self._stopped_before_work()
+        except (TrainerError, CheckpointError) as error:
+            return Outcome(error.exit_code, error.reason, str(error))
+        except MemoryError as error:
+            return Outcome(ExitCode.TRANSIENT, "OutOfMemory", f"not enough memory: lower microBatchSize or dataset.maxLength ({error})")
+        except Exception as error:  # the last resort: another attempt may fare better, and the budget bounds the tries
+            self.log.exception("unexpected error")
+            return Outcome(ExitCode.TRANSIENT, "UnexpectedError", f"{type(error).__name__}: {str(error)[:1500]}")
+
+    def upload_tail(self) -> None:
+        """Keep the end of the log beside the checkpoints, for a pod that vanishes. Failures are only logged."""
+        try:
+            self._objects().put(f"{self.env.location}/{tail_key(self.env.epoch, self._writer)}", self._tail.text())
+        except CheckpointError as error:
+            self.log.warning("tail not uploaded", reason=error.reason)
+
+    # --- the stages ---------------------------------------------------------------------------------------------------------
+
+    def _live(self) -> Outcome:
+        env, spec = self.env, self.env.run_spec
+        server = ControlServer(env.port, Routes(progress=self._progress, metrics=exposition(self.board.progress), hung=self.board.hung, notify=self.preemption.notify))
+        server.start()
+        self.log.info("http server up", port=server.port)
+        if env.world_size != 1:
+            raise BadConfig("OneWorkerOnly", f"this trainer runs with one worker, not {env.world_size}: set capacity to one worker")
+        own_class = compute.compute_class(
+            threads=spec.training.cpu_threads, world_size=env.world_size, micro_batch_size=spec.training.micro_batch_size, image_digest=env.image_digest
+        )
+        claimed = self._claim(own_class)
+        if claimed.final is not None:
+            return self._finish(self._commits.load(claimed.final), claimed.final, already=True)
+        first_class = claimed.first_claim.compute_class if claimed.first_claim else env.first_compute_class
+        with self.preemption.leaving_at_once():
+            run = self._build(self._sources(), own_class)
+        restored = self._restore(run)
+        self.board.update(
+            exactness=compute.exactness(own_class, first_class, parent_slot=restored.commit.slot if restored else None),
+            resumed_from_step=restored.commit.step if restored else None,
+        )
+        with self.preemption.leaving_at_once():
+            """A stop that came while restoring: nothing was done since."""
+        return self._train(run)
+
+    @property
+    def _commits(self) -> CheckpointLog:
+        assert self._checkpoints is not None
+        return self._checkpoints
+
+    def _claim(self, own_class: str) -> ClaimOutcome:
+        env, checkpoint = self.env, self.env.run_spec.checkpoint
+        self.board.phase(TrainerPhase.CLAIMING)
+        store = open_store(env.location, endpoint=checkpoint.endpoint, region=checkpoint.region, credentials_dir=env.credentials_dir)
+        log = CheckpointLog(store, epoch=env.epoch, writer=self._writer, min_slot=env.min_slot, keep_last=checkpoint.keep_last)
+        with self.preemption.leaving_at_once():
+            log.probe()
+        outcome = log.claim(
+            pod_uid=env.pod_uid,
+            node=env.node,
+            spec_hash=env.run_spec.spec_hash(),
+            image_digest=env.image_digest,
+            compute_class=own_class,
+            versions=compute.versions(),
+        )
+        self._checkpoints = log
+        self.board.follow(log.view)
+        self.board.update(claimed_at=time.time())
+        self.log.info("claimed", final=outcome.final is not None, compute_class=own_class, view=log.view().model_dump(mode="json"))
+        return outcome
+
+    def _sources(self) -> Sources:
+        self.board.phase(TrainerPhase.LOADING)
+        spec = self.env.run_spec
+        started = time.monotonic()
+        sources = locate(spec.model, spec.dataset, scratch=Path(self.env.scratch_dir), objects=self._objects)
+        self.log.info("sources found", rows=len(sources.rows.rows), seconds=_since(started))
+        return sources
+
+    def _build(self, sources: Sources, own_class: str) -> Run:
+        from spottune_trainer.build import build_run
+
+        started = time.monotonic()
+        run, notes = build_run(self.env.run_spec, sources, own_class)
+        for note in notes:
+            self.board.warn(note)
+        self.board.update(total_steps=run.total_steps)
+        self.log.info("model loaded", seconds=_since(started), samples=len(run.samples), total_steps=run.total_steps, device=str(run.device))
+        return run
+
+    def _restore(self, run: Run) -> Restored | None:
+        self.board.phase(TrainerPhase.RESTORING)
+        started = time.monotonic()
+        restored = self._commits.resume(lambda _commit, files: self._accept(run, files))
+        if restored is not None:
+            for rejected in restored.rejected:
+                self.board.warn(f"CommitRejected: slot {rejected.slot}: {rejected.why}")
+            self._load(run, restored)
+        self.log.info("restored", step=run.step, seconds=_since(started))
+        return restored
+
+    def _accept(self, run: Run, files: Files) -> None:
+        """Raises `Unacceptable` for a state that does not fit; other data or another model end the attempt instead."""
+        differing = run.identity.differing(document(files, TRAINER))
+        if {"dataset_digest", "eval_digest"} & set(differing):
+            raise BadData("DatasetChanged", "the data are not those of the first attempt: restore the file, or start a new job")
+        if "model_fingerprint" in differing:
+            raise BadConfig("ModelChanged", "the base model is not that of the first attempt: restore it, or start a new job")
+        run.check(files)
+
+    def _load(self, run: Run, restored: Restored) -> None:
+        run.load(restored.files)
+        if run.step != restored.commit.step:
+            raise NoReadableCheckpoint(f"slot {restored.commit.slot} says step {restored.commit.step}, its files say {run.step}")
+        self.board.update(step=run.step, samples_seen=run.samples_seen, loss=run.loss, eval_loss=run.eval_loss)
+
+    def _train(self, run: Run) -> Outcome:
+        from spottune_trainer.loop import Ending, NonFinite, train
+        from spottune_trainer.supervision import Policy, Supervision
+
+        checkpoint = self.env.run_spec.checkpoint
+        saver = Saver(self._commits, on_commit=lambda commit: self._committed(supervision, commit), on_failure=lambda error: supervision.failed(error))
+        supervision = Supervision(
+            saver=saver,
+            preemption=self.preemption,
+            board=self.board,
+            log=self.log,
+            policy=Policy(seconds(checkpoint.interval), checkpoint.every_steps),
+            grace_seconds=self.env.grace_seconds,
+        )
+        supervision.restored(run.step)
+        rolled_back = False
+        while True:
+            try:
+                if train(run, supervision) is Ending.STOPPED:
+                    return self._stop(run, supervision)
+                return self._final(run, supervision, saver)
+            except NonFinite as error:
+                if rolled_back:
+                    raise Diverged("NonFinite", f"{error}, again after a rollback: lower training.learningRate, or check the data of that step") from None
+                rolled_back = True
+                self._roll_back(run, supervision, saver, error)
+
+    def _roll_back(self, run: Run, supervision: Supervision, saver: Saver, error: NonFinite) -> None:
+        """Go back once: a flipped bit goes away by that, a bad recipe does not."""
+        self.log.warning("not finite", step=error.step, what=error.what)
+        self.board.phase(TrainerPhase.RESTORING)
+        saver.flush(time.monotonic() + FINAL_SECONDS)
+        try:
+            restored = self._commits.rollback(lambda _commit, files: self._accept(run, files), why=str(error))
+        except NoReadableCheckpoint:
+            raise Diverged("NonFinite", f"{error}, and there is no earlier commit to go back to: lower training.learningRate, or check the data") from None
+        self._load(run, restored)
+        supervision.restored(run.step)
+        self.board.warn(f"RolledBack: {error}; went back to step {run.step}")
+
+    # --- the ends -----------------------------------------------------------------------------------------------------------
+
+    def _final(self, run: Run, supervision: Supervision, saver: Saver) -> Outcome:
+        self.board.phase(TrainerPhase.SAVING)
+        supervision.submit(run, "final", urgent=True)
+        final = saver.flush(time.monotonic() + FINAL_SECONDS)
+        assert final is not None and final.reason == "final"
+        hit("T12")
+        return self._finish(run.save(), final, already=False)
+
+    def _finish(self, files: Files, final: Commit, *, already: bool) -> Outcome:
+        """FINAL is durable: nothing can be lost any more, so a stop does not interrupt the export."""
+        self.board.phase(TrainerPhase.EXPORTING)
+        self.board.update(step=final.step, samples_seen=final.samples_seen, loss=final.loss, eval_loss=final.eval_loss)
+        self.board.update(total_steps=final.step)
+        output = self.env.run_spec.output
+        place = ""
+        if output is not None:
+            hit("T11")
+            place = export(files, output.destination, self._objects())
+            self.log.info("exported", destination=place)
+        self.board.phase(TrainerPhase.DONE)
+        if already:
+            return Outcome(ExitCode.DONE, "AlreadyFinal", f"the run was finished by epoch {final.epoch}; the adapter was exported again", place)
+        return Outcome(ExitCode.DONE, "Completed", f"all {final.step} steps are done", place)
+
+    def _stop(self, run: Run, supervision: Supervision) -> Outcome:
+        notice = self.preemption.stop
+        assert notice is not None
+        self.board.update(notice_at=notice.at_wall)
+        commit = supervision.stop(run, notice)
+        if commit is None and run.step == 0:
+            return self._stopped_before_work()
+        took = time.monotonic() - notice.at
+        return Outcome(ExitCode.YIELDED, "Yielded", f"{notice.source}: step {run.step} is durable {took:.1f} s after the request")
+
+    def _stopped_before_work(self) -> Outcome:
+        """Stopped before anything new was done. What an earlier attempt has committed is all there is to keep."""
+        stop = self.preemption.stop
+        if stop is not None:
+            self.board.update(notice_at=stop.at_wall)
+        last = self._checkpoints.view().last_commit if self._checkpoints else None
+        if last is None:
+            return Outcome(ExitCode.TRANSIENT, "StoppedBeforeFirstCommit", "asked to stop before there was anything to commit")
+        return Outcome(ExitCode.YIELDED, "Yielded", f"asked to stop before anything new was done; step {last.step} is committed")
+
+    def _committed(self, supervision: Supervision, commit: Commit) -> None:
+        supervision.committed(commit)
+        self.upload_tail()
+
+    def _progress(self) -> str:
+        return self.board.progress().model_dump_json()
+
+    def _open_objects(self) -> Objects:
+        checkpoint = self.env.run_spec.checkpoint
+        return open_objects(endpoint=checkpoint.endpoint, region=checkpoint.region, credentials_dir=self.env.credentials_dir)
+
+
+def _since(started: float) -> float:
+    return math.floor((time.monotonic() - started) * 1000) / 1000

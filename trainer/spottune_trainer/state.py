@@ -1,0 +1,174 @@
+"""The whole state of a run as files, by one mechanism: what is not here does not survive.
+
+safetensors and JSON only, names sorted, no clock: two equal states have equal bytes. Nothing is unpickled on the way back.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import safetensors.torch
+import torch
+from safetensors import SafetensorError
+
+from spottune_contract.records import canonical
+from spottune_trainer import rng
+from spottune_trainer.checkpoint import Files, Unacceptable
+from spottune_trainer.history import History
+from spottune_trainer.state_files import ADAPTER, CURSOR, HISTORY, NAMES, OPTIMIZER, RNG, TRAINER, document
+
+FORMAT = 1
+MAX_HEADER_BYTES = 16 * 1024 * 1024
+_MOMENTS = ("exp_avg", "exp_avg_sq")
+Tensors = dict[str, torch.Tensor]
+
+
+@dataclass(frozen=True)
+class Identity:
+    """What must be the same in every attempt, or a resume would be another run."""
+
+    spec_hash: str
+    dataset_digest: str
+    eval_digest: str
+    model_fingerprint: str
+    total_steps: int
+    adapter_config: dict[str, Any]
+
+    def document(self) -> dict[str, Any]:
+        return {"format": FORMAT, **vars(self)}
+
+    def differing(self, stated: Mapping[str, Any]) -> tuple[str, ...]:
+        """Names of what differs in a saved document. The adapter's description may: another PEFT release words it differently."""
+        own = self.document()
+        return tuple(sorted(n for n in stated.keys() | own.keys() if n != "adapter_config" and stated.get(n) != own.get(n)))
+
+
+@dataclass(frozen=True)
+class Cursor:
+    """Where the run is: all else about data order and schedule follows from it."""
+
+    step: int
+    samples_seen: int
+
+
+@dataclass(frozen=True)
+class Decoded:
+    """A checked state, not yet put into a model."""
+
+    cursor: Cursor
+    adapter: Tensors
+    optimizer: Tensors
+    history: History
+    generators: rng.Generators
+
+
+def encode(
+    *,
+    identity: Identity,
+    cursor: Cursor,
+    parameters: Mapping[str, torch.nn.Parameter],
+    optimizer: torch.optim.Optimizer,
+    history: History,
+    generators: rng.Generators,
+) -> dict[str, bytes]:
+    """Copy the state into host memory as files. The bytes share nothing with the model: training may go on at once."""
+    adapter = {name: p.detach().to("cpu").contiguous() for name, p in parameters.items()}
+    moments = {
+        f"{name}/{key}": value.detach().to("cpu").contiguous()
+        for name, p in parameters.items()
+        for key, value in optimizer.state.get(p, {}).items()
+    }
+    return {
+        ADAPTER: safetensors.torch.save(adapter),
+        OPTIMIZER: safetensors.torch.save(moments),
+        HISTORY: safetensors.torch.save(history.tensors()),
+        RNG: safetensors.torch.save(generators),
+        CURSOR: canonical(vars(cursor)),
+        TRAINER: canonical(identity.document()),
+    }
+
+
+def decode(files: Files, *, identity: Identity, parameters: Mapping[str, torch.nn.Parameter]) -> Decoded:
+    """Read and check a state against the run it should continue. Raises `Unacceptable` saying what does not fit."""
+    missing = sorted(set(NAMES) - set(files))
+    if missing:
+        raise Unacceptable(f"the state lacks {', '.join(missing)}")
+    cursor = _cursor(files)
+    if differing := identity.differing(document(files, TRAINER)):
+        raise Unacceptable(f"the state is of another run: {', '.join(differing)} differ")
+    adapter = _tensors(files[ADAPTER], ADAPTER)
+    _fits(ADAPTER, adapter, {name: (p.dtype, tuple(p.shape)) for name, p in parameters.items()})
+    optimizer = _tensors(files[OPTIMIZER], OPTIMIZER)
+    _fits(OPTIMIZER, optimizer, _moments(parameters) if cursor.step else {})
+    generators = _tensors(files[RNG], RNG)
+    here = rng.capture()
+    # A state from a machine with GPUs may be continued on one without: their generators are then left out.
+    _fits(RNG, {n: t for n, t in generators.items() if n in here or not n.startswith("torch.cuda.")}, _kinds(here, generators))
+    try:
+        history = History.from_tensors(_tensors(files[HISTORY], HISTORY), cursor.step)
+    except ValueError as error:
+        raise Unacceptable(str(error)) from None
+    return Decoded(cursor, adapter, optimizer, history, generators)
+
+
+def apply(decoded: Decoded, parameters: Mapping[str, torch.nn.Parameter], optimizer: torch.optim.Optimizer) -> None:
+    """Put adapter, optimizer moments and random number generators in place. Same bits as were saved."""
+    with torch.no_grad():
+        for name, parameter in parameters.items():
+            parameter.copy_(decoded.adapter[name])
+            parameter.grad = None
+    optimizer.state.clear()
+    for name, parameter in parameters.items():
+        if decoded.optimizer:
+            # AdamW keeps its step counter on the CPU, the moments beside the parameter.
+            optimizer.state[parameter] = {
+                "step": decoded.optimizer[f"{name}/step"].clone(),
+                **{key: decoded.optimizer[f"{name}/{key}"].to(parameter.device, copy=True) for key in _MOMENTS},
+            }
+    rng.restore(decoded.generators)
+
+
+def _moments(parameters: Mapping[str, torch.nn.Parameter]) -> dict[str, tuple[torch.dtype, tuple[int, ...]]]:
+    kinds: dict[str, tuple[torch.dtype, tuple[int, ...]]] = {}
+    for name, p in parameters.items():
+        kinds[f"{name}/step"] = (torch.float32, ())
+        kinds |= {f"{name}/{key}": (p.dtype, tuple(p.shape)) for key in _MOMENTS}
+    return kinds
+
+
+def _kinds(here: Tensors, saved: Tensors) -> dict[str, tuple[torch.dtype, tuple[int, ...]]]:
+    """What the generators must look like; Python's Gauss cache is there or not, GPUs only where both sides have them."""
+    return {
+        name: (t.dtype, tuple(saved[name].shape) if name == "python.gauss" and name in saved else tuple(t.shape))
+        for name, t in here.items()
+        if name in saved or not name.startswith("torch.cuda.")
+    }
+
+
+def _fits(file: str, tensors: Tensors, expected: Mapping[str, tuple[torch.dtype, tuple[int, ...]]]) -> None:
+    if tensors.keys() != expected.keys():
+        odd = sorted(tensors.keys() ^ expected.keys())
+        raise Unacceptable(f"{file}: {len(odd)} tensors are missing or too many, the first is {odd[0]}")
+    for name, tensor in tensors.items():
+        if (tensor.dtype, tuple(tensor.shape)) != expected[name]:
+            dtype, shape = expected[name]
+            raise Unacceptable(f"{file}: {name} is {tensor.dtype} {tuple(tensor.shape)}, the model has {dtype} {shape}")
+
+
+def _tensors(data: bytes | memoryview, file: str) -> Tensors:
+    head = int.from_bytes(bytes(data[:8]), "little")
+    if head > MAX_HEADER_BYTES:
+        raise Unacceptable(f"{file}: a header of {head} bytes")
+    try:
+        return safetensors.torch.load(bytes(data))
+    except (SafetensorError, ValueError, KeyError) as error:
+        raise Unacceptable(f"{file} is not safetensors: {str(error)[:200]}") from None
+
+
+def _cursor(files: Files) -> Cursor:
+    value = document(files, CURSOR)
+    if value.keys() != {"step", "samples_seen"} or not all(type(v) is int and v >= 0 for v in value.values()):
+        raise Unacceptable(f"{CURSOR} does not hold step and samples_seen")
+    return Cursor(**value)

@@ -1,0 +1,174 @@
+"""What surrounds the loop: when the state is committed, when training stops, and what is shown meanwhile."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from spottune_contract.progress import TrainerPhase
+from spottune_contract.records import Commit, CommitReason
+from spottune_trainer.board import Board
+from spottune_trainer.checkpoint import CheckpointError, Saver, Snapshot
+from spottune_trainer.logs import Log
+from spottune_trainer.loop import Run
+from spottune_trainer.preemption import Notice, Preemption, finish_step_first
+
+FITS_NOTICE = "CheckpointFitsNotice"
+_SHARE_OF_GRACE = 0.8
+
+
+@dataclass(frozen=True)
+class Policy:
+    """When a commit is due without anybody asking: after `interval` seconds, and after every `every_steps` steps."""
+
+    interval: float
+    every_steps: int | None
+
+    def due(self, *, since_last: float, step: int) -> bool:
+        return since_last >= self.interval or (self.every_steps is not None and step % self.every_steps == 0)
+
+
+class Supervision:
+    """The `Watch` of the real trainer. Runs in the training thread; the saver has its own."""
+
+    def __init__(
+        self,
+        *,
+        saver: Saver,
+        preemption: Preemption,
+        board: Board,
+        log: Log,
+        policy: Policy,
+        grace_seconds: float,
+        monotonic: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self._saver, self._preemption, self._board, self._log = saver, preemption, board, log
+        self._policy, self._grace, self._monotonic = policy, grace_seconds, monotonic
+        self._safe_step = 0
+        """Newest step that is committed or handed to the saver."""
+        self._safe_at = monotonic()
+        self._micro_seconds = self._snapshot_seconds = 0.0
+        self._first_step_done = False
+
+    def restored(self, step: int) -> None:
+        """The run is at a committed state."""
+        self._safe_step, self._safe_at = step, self._monotonic()
+
+    # --- the Watch of the loop ----------------------------------------------------------------------------------------------
+
+    def boundary(self, run: Run) -> bool:
+        self._saver.poll()
+        self._board.phase(TrainerPhase.TRAINING)
+        if self._preemption.stop is not None:
+            return True
+        notice = self._preemption.notice
+        if notice is not None:
+            self._answer(run, notice)
+        elif self._unsaved(run) and self._policy.due(since_last=self._monotonic() - self._safe_at, step=run.step):
+            self.submit(run, "interval")
+        return False
+
+    def micro_batch(self, run: Run, done: int, of: int, seconds: float) -> bool:
+        self._micro_seconds = max(seconds, 0.9 * self._micro_seconds)
+        if self._preemption.stop is not None:
+            return True
+        notice = self._preemption.notice
+        if notice is not None and self._unsaved(run):
+            left = (of - done) * self._micro_seconds
+            now = self._monotonic()
+            if not finish_step_first(now=now, deadline=notice.deadline, step_seconds_left=left, commit_seconds=self._commit_seconds()):
+                self._answer(run, notice)
+        return False
+
+    def step_finished(self, run: Run, seconds: float, tokens: int) -> None:
+        self._board.step_took(seconds, tokens)
+        self._board.update(
+            step=run.step,
+            samples_seen=run.samples_seen,
+            loss=run.loss,
+            learning_rate=run.history.learning_rate[-1],
+            checkpoint_seconds=self._commit_seconds(),
+        )
+        self._warn_of_slow_commits()
+        first, self._first_step_done = not self._first_step_done, True
+        say = self._log.info if first else self._log.debug
+        say("step", step=run.step, loss=run.loss, seconds=round(seconds, 3), first=first)
+
+    def evaluating(self, run: Run) -> bool:
+        self._saver.poll()
+        self._board.phase(TrainerPhase.EVALUATING)
+        return self._preemption.stop is not None
+
+    def evaluated(self, run: Run, loss: float) -> None:
+        self._board.update(eval_loss=loss)
+        self._log.info("evaluated", step=run.step, eval_loss=loss)
+
+    # --- commits ------------------------------------------------------------------------------------------------------------
+
+    def submit(self, run: Run, reason: CommitReason, *, urgent: bool = False, deadline: float | None = None) -> None:
+        """Copy the state of the last finished step and hand it to the saver. Raises a pending fatal error of the saver."""
+        first = self._preemption.first_notice()
+        started = self._monotonic()
+        files = run.save()
+        self._snapshot_seconds = self._monotonic() - started
+        timings = {"snapshot": self._snapshot_seconds, "micro_step": self._micro_seconds}
+        if first is not None and reason != "interval":
+            timings["notice_to_snapshot"] = started - first.at
+        self._saver.submit(
+            Snapshot(
+                files=files,
+                step=run.step,
+                samples_seen=run.samples_seen,
+                reason=reason,
+                loss=run.loss,
+                eval_loss=run.eval_loss,
+                timings=timings,
+            ),
+            urgent=urgent,
+            deadline=deadline,
+        )
+        self._safe_step, self._safe_at = run.step, self._monotonic()
+        self._log.info("snapshot", step=run.step, reason=reason, bytes=sum(len(data) for data in files.values()))
+
+    def stop(self, run: Run, notice: Notice) -> Commit | None:
+        """Make the last finished step durable before the process ends. Returns this process' newest commit, None for none.
+
+        Raises a `CheckpointError` if it cannot be made durable in the time that is left.
+        """
+        deadline = self._preemption.deadline(self._grace)
+        self._board.phase(TrainerPhase.SAVING)
+        if self._unsaved(run):
+            self.submit(run, notice.reason, urgent=True, deadline=deadline)
+        return self._saver.flush(deadline)
+
+    def failed(self, error: CheckpointError) -> None:
+        """A periodic save did not get through; training goes on."""
+        self._board.warn(f"{error.reason}: a commit failed, training goes on: {error}")
+        self._log.warning("commit failed", reason=error.reason, message=str(error))
+
+    def committed(self, commit: Commit) -> None:
+        """The saver has made a commit durable (called in its thread)."""
+        self._board.unwarn("StorageUnavailable")
+        self._log.info("committed", step=commit.step, slot=commit.slot, reason=commit.reason, timings=commit.timings)
+
+    def _answer(self, run: Run, notice: Notice) -> None:
+        self._board.update(notice_at=notice.at_wall)
+        if self._unsaved(run):
+            self.submit(run, notice.reason, urgent=True, deadline=notice.deadline)
+        self._preemption.answered(notice)
+
+    def _unsaved(self, run: Run) -> bool:
+        return run.step > self._safe_step
+
+    def _commit_seconds(self) -> float:
+        """Expected seconds from a notice to a durable commit; 0 if no commit was measured yet."""
+        upload = self._saver.typical_seconds
+        return upload and self._micro_seconds + self._snapshot_seconds + upload
+
+    def _warn_of_slow_commits(self) -> None:
+        expected, limit = self._commit_seconds(), _SHARE_OF_GRACE * self._grace
+        if expected > limit:
+            self._board.warn(f"{FITS_NOTICE}: a commit takes about {expected:.0f} s, more than {limit:.0f} s of the grace period: a notice may be too short")
+        else:
+            self._board.unwarn(FITS_NOTICE)
