@@ -1,0 +1,58 @@
+"""When and how the demo takes a machine away. Deciding is pure; `carry_out` does it through the local cloud."""
+
+from __future__ import annotations
+
+import random
+from dataclasses import dataclass
+from enum import StrEnum
+
+from localcloud import interruption
+from localcloud.home import Home
+
+
+class Kind(StrEnum):
+    NOTICE = "notice"
+    """Rebalance recommendation, then an interruption notice on IMDS and in the queues, then the power goes off."""
+    POWER_OFF = "power-off"
+    """No notice at all: everything on the node dies at once."""
+
+
+@dataclass(frozen=True)
+class Kill:
+    """Take the job's node away once it has finished `at_step` optimizer steps."""
+
+    at_step: int
+    kind: Kind
+    notice_seconds: int = 30
+
+
+def usual(total_steps: int) -> tuple[Kill, ...]:
+    """The demo's own two: a notice after a third of the steps, no notice after two thirds."""
+    return (Kill(total_steps // 3, Kind.NOTICE), Kill(2 * total_steps // 3, Kind.POWER_OFF))
+
+
+def at_random(total_steps: int, seed: int, count: int = 2) -> tuple[Kill, ...]:
+    """`count` kills of random kinds at random steps, far enough apart that each meets another attempt. A function of the seed."""
+    if total_steps < 4 * count:
+        raise ValueError(f"{count} kills need a job of at least {4 * count} steps, this one has {total_steps}")
+    dice = random.Random(seed)  # noqa: S311  (moments to kill at, no secrets)
+    span = total_steps // (count + 1)
+    kills = []
+    for number in range(count):
+        start = 1 + number * (span + 1)
+        kills.append(Kill(dice.randint(start, start + span - 2), dice.choice(tuple(Kind)), dice.choice((20, 30, 45))))
+    return tuple(kills)
+
+
+def due(kills: tuple[Kill, ...], done: int, step: int) -> Kill | None:
+    """The next kill if its step is reached; `done` counts those that were carried out."""
+    return kills[done] if done < len(kills) and step >= kills[done].at_step else None
+
+
+def carry_out(home: Home, node: str, kill: Kill) -> str:
+    """Do it to `node`; returns the sentence that the screen shows."""
+    if kill.kind is Kind.POWER_OFF:
+        interruption.power_off(home, node)
+        return f"power of {node} cut, nobody was told"
+    given = interruption.interrupt(home, node, notice_seconds=kill.notice_seconds, with_rebalance=True)
+    return f"rebalance recommendation and interruption notice for {node}: power goes off at {given.action_time:%H:%M:%S} UTC"

@@ -1,0 +1,38 @@
+"""What the demo prints: stages with their elapsed time, on a terminal and in a file alike."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from rich.console import Console
+
+console = Console(highlight=False, soft_wrap=True)
+_started = time.monotonic()
+
+
+def say(text: str) -> None:
+    """One line with the time since the start."""
+    passed = time.monotonic() - _started
+    console.print(f"[dim]{int(passed) // 60:2d}:{int(passed) % 60:02d}[/dim]  {text}")
+
+
+@contextmanager
+def stage(title: str) -> Iterator[None]:
+    """A named stage; says how long it took, and every ten seconds that it still runs."""
+    say(f"[bold]{title}[/bold]")
+    begun = time.monotonic()
+    done = threading.Event()
+
+    def heartbeat() -> None:
+        while not done.wait(10):
+            say(f"[dim]  … {title}: {time.monotonic() - begun:.0f} s[/dim]")
+
+    threading.Thread(target=heartbeat, daemon=True).start()
+    try:
+        yield
+    finally:
+        done.set()
+    say(f"  [green]✓[/green] {title} [dim]({time.monotonic() - begun:.1f} s)[/dim]")
