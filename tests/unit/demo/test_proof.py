@@ -42,7 +42,7 @@ def log(final: bool = True) -> list[Claim | Resume | Commit]:
         Resume(slot=4, epoch=2, writer=WRITERS[2], written_at=at(121), parent=2),
     ]
     if final:
-        records.append(commit(5, 2, 60, 300, "final", digests={name: "0" * 64 for name in COMPARED}))
+        records.append(commit(5, 2, 60, 300, "final", digests=dict.fromkeys(COMPARED, "0" * 64)))
     return records
 
 
