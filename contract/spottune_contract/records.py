@@ -29,6 +29,10 @@ class UnreadableRecord(ValueError):
     """The bytes are no record of this protocol: damaged, foreign, or of a newer protocol."""
 
 
+class ForeignRecord(UnreadableRecord):
+    """The bytes are intact (their hash is right) but not of this protocol: a newer release wrote them. Never to be stepped over."""
+
+
 class _Record(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
 
@@ -150,7 +154,7 @@ def decode(data: bytes, slot: int) -> Claim | Resume | Commit:
             raise UnreadableRecord(f"slot {slot}: hash differs from content")
         record = _ADAPTER.validate_python(body, strict=False)
     except ValidationError as error:
-        raise UnreadableRecord(f"slot {slot}: {error.error_count()} fields are not of protocol {LOG_PROTOCOL}") from None
+        raise ForeignRecord(f"slot {slot}: {error.error_count()} fields are not of protocol {LOG_PROTOCOL}") from None
     except UnreadableRecord:
         raise
     except (ValueError, RecursionError) as error:

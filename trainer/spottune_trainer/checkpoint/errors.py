@@ -27,7 +27,9 @@ class Fenced(CheckpointError):
     reason = "Fenced"
 
     def __init__(self, epoch: int, slot: int) -> None:
-        super().__init__(f"epoch {epoch} owns the checkpoint log since slot {slot} at the latest; this attempt stops, the newer one goes on")
+        super().__init__(
+            f"epoch {epoch} owns the checkpoint log since slot {slot} at the latest; this attempt stops, the newer one goes on"
+        )
         self.epoch = epoch
 
 
@@ -68,6 +70,13 @@ class StorageUnavailable(CheckpointError):
 
     exit_code = ExitCode.TRANSIENT
     reason = "StorageUnavailable"
+
+
+class LogBlocked(CheckpointError):
+    """A record in our way cannot be read and may be a newer CLAIM: this process must not go on, a new attempt can."""
+
+    exit_code = ExitCode.TRANSIENT
+    reason = "LogBlocked"
 
 
 class Superseded(CheckpointError):

@@ -1,0 +1,44 @@
+"""Checkpoints: a commit log in an object store that survives kills, pauses, lost answers and damaged objects.
+
+`lineage` decides (pure), `protocol` and `transfer` are the steps, `drive` and `s3` do them, `log` and `saver` are for the trainer.
+The protocol in prose: docs/checkpoint-protocol.md.
+"""
+
+from spottune_trainer.checkpoint.errors import (
+    CheckpointError,
+    EpochStale,
+    Fenced,
+    LogBlocked,
+    LogNotUnderstood,
+    NoReadableCheckpoint,
+    StorageDenied,
+    StorageUnavailable,
+    Unacceptable,
+)
+from spottune_trainer.checkpoint.log import CheckpointLog, new_token
+from spottune_trainer.checkpoint.protocol import ClaimOutcome, Restored
+from spottune_trainer.checkpoint.s3 import open_store
+from spottune_trainer.checkpoint.saver import Saver, Snapshot
+from spottune_trainer.checkpoint.store import Store
+from spottune_trainer.checkpoint.transfer import Files
+
+__all__ = [
+    "CheckpointError",
+    "CheckpointLog",
+    "ClaimOutcome",
+    "EpochStale",
+    "Fenced",
+    "Files",
+    "LogBlocked",
+    "LogNotUnderstood",
+    "NoReadableCheckpoint",
+    "Restored",
+    "Saver",
+    "Snapshot",
+    "StorageDenied",
+    "StorageUnavailable",
+    "Store",
+    "Unacceptable",
+    "new_token",
+    "open_store",
+]

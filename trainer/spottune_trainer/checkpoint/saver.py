@@ -1,0 +1,214 @@
+"""One background thread that commits snapshots while training goes on. Never two commits at once, never an old one after a newer one."""
+
+from __future__ import annotations
+
+import statistics
+import threading
+import time
+from collections import deque
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+
+from spottune_contract.failpoint import hit
+from spottune_contract.records import Commit, CommitReason
+from spottune_trainer.checkpoint.errors import CheckpointError, StorageUnavailable, Superseded
+from spottune_trainer.checkpoint.log import CheckpointLog
+from spottune_trainer.checkpoint.transfer import Files
+
+SAFETY = 1.5
+"""A save is expected to take this much longer than the typical one when time is short."""
+
+
+@dataclass(frozen=True)
+class Snapshot:
+    """A state in host memory at a step boundary. Its files must not change any more."""
+
+    files: Files = field(repr=False)
+    step: int
+    samples_seen: int
+    reason: CommitReason
+    loss: float | None = None
+    eval_loss: float | None = None
+    timings: Mapping[str, float] = field(default_factory=dict)
+    pinned: bool = False
+
+
+@dataclass(frozen=True)
+class _Job:
+    snapshot: Snapshot
+    urgent: bool
+    deadline: float | None
+
+
+def should_supersede(*, now: float, deadline: float | None, elapsed: float, typical: float) -> bool:
+    """Whether an urgent save ends the upload under way (`elapsed` seconds old) instead of waiting for it. All in seconds.
+
+    If both fit, both are done. If only the newer state fits, or the upload under way is overdue, the older one is given up. If not
+    even the newer one fits, the upload under way is the better hope. Without a measurement the newer state is preferred.
+    """
+    if deadline is None:
+        return False
+    left, needed = deadline - now, typical * SAFETY
+    if not typical or elapsed > needed:
+        return True
+    both_fit = max(typical - elapsed, 0.0) + needed <= left
+    return not both_fit and needed <= left
+
+
+class Saver:
+    """Commits submitted snapshots in order of arrival; a newer one replaces one that still waits.
+
+    A failed periodic save is no reason to stop training: `on_failure` hears of it and the next save tries again. A fatal error
+    (anything but a transient one) ends the saver and is raised by `submit`, `poll` and `flush`.
+    """
+
+    def __init__(
+        self,
+        log: CheckpointLog,
+        *,
+        on_commit: Callable[[Commit], None] | None = None,
+        on_failure: Callable[[CheckpointError], None] | None = None,
+    ) -> None:
+        self._log = log
+        self._on_commit = on_commit or (lambda commit: None)
+        self._on_failure = on_failure or (lambda error: None)
+        self._changed = threading.Condition()
+        self._waiting: _Job | None = None
+        self._running: _Job | None = None
+        self._running_since = 0.0
+        self._closed = False
+        self._fatal: BaseException | None = None
+        self._failure: CheckpointError | None = None
+        self._last_commit: Commit | None = None
+        self._durations: deque[float] = deque(maxlen=5)
+        self._thread = threading.Thread(target=self._work, name="spottune-saver", daemon=True)
+        self._thread.start()
+
+    @property
+    def busy(self) -> bool:
+        """A snapshot waits or is being committed."""
+        return self._running is not None or self._waiting is not None
+
+    @property
+    def last_commit(self) -> Commit | None:
+        """Newest COMMIT of this process."""
+        return self._last_commit
+
+    @property
+    def typical_seconds(self) -> float:
+        """Median time of the latest saves from start to durable; 0.0 if there was none."""
+        return statistics.median(self._durations) if self._durations else 0.0
+
+    def poll(self) -> None:
+        """Raise the error that ended the saver, if one did."""
+        if self._fatal is not None:
+            raise self._fatal
+
+    def submit(self, snapshot: Snapshot, *, urgent: bool = False, deadline: float | None = None) -> None:
+        """Take a snapshot over and return at once. `deadline` (monotonic) is when it is worthless; `urgent` may end an older upload."""
+        self.poll()
+        hit("T3")
+        with self._changed:
+            assert not self._closed, "the saver is closed"
+            self._waiting = _Job(snapshot, urgent, deadline)
+            self._changed.notify_all()
+
+    def flush(self, deadline: float | None = None) -> Commit | None:
+        """Wait until everything submitted is durable; the newest COMMIT of this process. `deadline` is monotonic.
+
+        Raises the error of the last save if it failed, the fatal error if there is one, `StorageUnavailable` at the deadline.
+        """
+        with self._changed:
+            done = self._changed.wait_for(
+                lambda: not self.busy or self._fatal is not None, None if deadline is None else max(0.0, deadline - time.monotonic())
+            )
+            self.poll()
+            if not done:
+                raise StorageUnavailable(
+                    "the checkpoint was not durable at the deadline; the last commit before it stands", reason="CheckpointTooLate"
+                )
+            if self._failure is not None:
+                raise self._failure
+            return self._last_commit
+
+    def close(self) -> None:
+        """Take nothing more; what runs is left to end with the process."""
+        with self._changed:
+            self._closed = True
+            self._waiting = None
+            self._changed.notify_all()
+
+    # --- the thread -----------------------------------------------------------------------------------------------------
+
+    def _work(self) -> None:
+        while (job := self._next()) is not None:
+            try:
+                self._save(job)
+            except Superseded:
+                self._finish(None, None)
+            except CheckpointError as error:
+                self._finish(None, error)
+                if self._fatal is not None:
+                    return
+                self._on_failure(error)
+            except BaseException as error:
+                # A defect of ours, or a failpoint: the loop must hear of it, silence would look like slow storage.
+                with self._changed:
+                    self._fatal = error
+                    self._running = None
+                    self._changed.notify_all()
+                return
+
+    def _next(self) -> _Job | None:
+        with self._changed:
+            self._changed.wait_for(lambda: self._waiting is not None or self._closed)
+            if self._closed:
+                return None
+            job, self._waiting = self._waiting, None
+            self._running, self._running_since = job, time.monotonic()
+            return job
+
+    def _save(self, job: _Job) -> None:
+        snapshot = job.snapshot
+        commit = self._log.commit(
+            snapshot.files,
+            step=snapshot.step,
+            samples_seen=snapshot.samples_seen,
+            reason=snapshot.reason,
+            loss=snapshot.loss,
+            eval_loss=snapshot.eval_loss,
+            timings=snapshot.timings,
+            pinned=snapshot.pinned,
+            deadline=job.deadline,
+            superseded=lambda: not job.urgent and self._superseded(),
+        )
+        self._durations.append(time.monotonic() - self._running_since)
+        self._last_commit = commit
+        self._on_commit(commit)
+        self._finish(commit, None)
+        # Thrift comes after durability and never when time is short.
+        if not job.urgent and self._waiting is None:
+            self._retain()
+
+    def _superseded(self) -> bool:
+        waiting, now = self._waiting, time.monotonic()
+        if waiting is None or not waiting.urgent:
+            return False
+        return should_supersede(now=now, deadline=waiting.deadline, elapsed=now - self._running_since, typical=self.typical_seconds)
+
+    def _retain(self) -> None:
+        try:
+            self._log.retain(superseded=lambda: self._waiting is not None)
+        except Superseded:
+            return
+        except CheckpointError as error:
+            self._on_failure(error)
+
+    def _finish(self, commit: Commit | None, error: CheckpointError | None) -> None:
+        with self._changed:
+            self._running = None
+            self._failure = error
+            # Storage that does not answer may come back; everything else stays as it is.
+            if error is not None and not isinstance(error, StorageUnavailable):
+                self._fatal = error
+            self._changed.notify_all()

@@ -1,0 +1,183 @@
+"""Objects outside the checkpoint log: model and data sources, the exported adapter, the kept end of the attempt's own log.
+
+The same client, credentials and error mapping as the checkpoint store; other calls, because sources are somebody else's objects.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import random
+import re
+import time
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import TypeVar
+
+from botocore.exceptions import BotoCoreError, ClientError
+from urllib3.exceptions import HTTPError as UrllibError
+
+from spottune_contract.layout import S3Location
+from spottune_trainer.checkpoint.errors import CheckpointError, StorageDenied, StorageUnavailable
+from spottune_trainer.checkpoint.s3 import S3Connection, as_file, lost, refused
+from spottune_trainer.checkpoint.store import Body, Denied, Unavailable
+
+T = TypeVar("T")
+
+PATIENCE_SECONDS = 45.0
+"""For one object without a useful answer: a bad source is known within a minute of the container's start."""
+DENIED_PATIENCE_SECONDS = 4.0
+MAX_FILES = 10_000
+_CHUNK = 1 << 20
+_SAFE_NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9._=+ -]{0,254}")
+
+
+class SourceMissing(CheckpointError):
+    """There is nothing under that URI. The caller knows whether it is a model (exit 20) or data (exit 21)."""
+
+    reason = "SourceMissing"
+
+
+class SourceUnusable(CheckpointError):
+    """What is under that URI cannot be used: too large, too many files, or names that are not plain file names."""
+
+    reason = "SourceUnusable"
+
+
+class _Missing(Exception):
+    pass
+
+
+def safe_relative(name: str) -> Path:
+    """A relative path of plain names. Raises `ValueError` for anything that could leave its folder or hide in it."""
+    parts = name.split("/")
+    if not all(_SAFE_NAME.fullmatch(part) and part not in (".", "..") for part in parts):
+        raise ValueError(f"{name!r} is not a plain relative file name")
+    return Path(*parts)
+
+
+class Objects:
+    """Reads and writes whole objects by `s3://BUCKET/KEY`, in whatever bucket the URI names."""
+
+    def __init__(self, connection: S3Connection) -> None:
+        self._connection = connection
+
+    def read(self, uri: str, *, limit: int | None = None) -> bytes:
+        """A whole object of at most `limit` bytes. Raises `SourceMissing`, `SourceUnusable`, `StorageDenied`, `StorageUnavailable`."""
+        where = _split(uri)
+
+        def get() -> bytes:
+            response = self._connection.client().get_object(Bucket=where.bucket, Key=where.prefix)
+            with response["Body"] as stream:
+                return stream.read() if limit is None else stream.read(limit + 1)
+
+        body = self._persist(get, "s3:GetObject", where)
+        if limit is not None and len(body) > limit:
+            raise SourceUnusable(f"{uri} has more than {limit} bytes")
+        return body
+
+    def download_prefix(self, uri: str, target: Path, *, wanted: Callable[[str], bool] = lambda name: True) -> list[Path]:
+        """Download everything under a prefix into `target`, keeping relative names; `wanted` chooses by relative name.
+
+        Returns the paths in order of name. Raises as `read` does; a name that is not plain and relative is refused, never mended.
+        """
+        where = _split(uri.rstrip("/"))
+        names = sorted(filter(wanted, self._names(where)))
+        if not names:
+            raise SourceMissing(f"there is no object under {where}/: upload the files, or correct the URI")
+        if len(names) > MAX_FILES:
+            raise SourceUnusable(f"there are {len(names)} objects under {where}/: give the prefix of one model")
+        try:
+            paths = [target / safe_relative(name) for name in names]
+        except ValueError as error:
+            raise SourceUnusable(f"an object under {where}/ cannot be a file: {error}") from None
+        with ThreadPoolExecutor(max_workers=4, thread_name_prefix="spottune-download") as pool:
+            list(pool.map(lambda pair: self._download(where.child(pair[0]), pair[1]), zip(names, paths, strict=True)))
+        return paths
+
+    def put(self, uri: str, body: Body) -> None:
+        """Write an object, whatever was there, and read it back. Raises `StorageDenied`, `StorageUnavailable`."""
+        where = _split(uri)
+        meant = hashlib.sha256(body).hexdigest()
+
+        def put() -> None:
+            client = self._connection.client()
+            client.put_object(Bucket=where.bucket, Key=where.prefix, Body=as_file(body), ContentLength=len(body))
+            with client.get_object(Bucket=where.bucket, Key=where.prefix)["Body"] as stream:
+                stored = hashlib.sha256()
+                for chunk in stream.iter_chunks(_CHUNK):
+                    stored.update(chunk)
+            if stored.hexdigest() != meant:
+                raise OSError("what was read back differs from what was written")
+
+        self._persist(put, "s3:PutObject and s3:GetObject", where)
+
+    def _names(self, where: S3Location) -> Iterator[str]:
+        """Relative names of the objects under a prefix; folder markers are left out."""
+        root, after = f"{where.prefix}/", ""
+        while True:
+            page = self._persist(
+                lambda start=after: self._connection.client().list_objects_v2(Bucket=where.bucket, Prefix=root, StartAfter=start),  # type: ignore[misc]
+                "s3:ListBucket",
+                where,
+            )
+            keys = [item["Key"] for item in page.get("Contents", ())]
+            yield from (key.removeprefix(root) for key in keys if not key.endswith("/"))
+            if not page.get("IsTruncated") or not keys:
+                return
+            after = keys[-1]
+
+    def _download(self, where: S3Location, path: Path) -> None:
+        path.parent.mkdir(parents=True, exist_ok=True)
+
+        def get() -> None:
+            response = self._connection.client().get_object(Bucket=where.bucket, Key=where.prefix)
+            with response["Body"] as stream, path.open("wb") as file:
+                for chunk in stream.iter_chunks(_CHUNK):
+                    file.write(chunk)
+            if path.stat().st_size != response["ContentLength"]:
+                raise OSError("the download is incomplete")
+
+        self._persist(get, "s3:GetObject", where)
+
+    def _persist(self, attempt: Callable[[], T], action: str, where: S3Location) -> T:
+        """Try until it works, is refused for good, or patience ends."""
+        started, tries = time.monotonic(), 0
+        while True:
+            try:
+                return attempt()
+            except ClientError as error:
+                if error.response.get("Error", {}).get("Code") in ("NoSuchKey", "404"):
+                    raise SourceMissing(f"{where} does not exist: upload it, or correct the URI") from None
+                problem = refused(error, action, where.bucket, where.prefix, self._connection)
+            except (BotoCoreError, UrllibError, OSError) as error:
+                if isinstance(error, OSError) and error.errno == 28:
+                    raise SourceUnusable(
+                        f"the scratch volume is full while downloading {where}: give the pod more ephemeral storage"
+                    ) from None
+                problem = lost(error)
+            waited = time.monotonic() - started
+            if isinstance(problem, Denied) and (problem.permanent or waited >= DENIED_PATIENCE_SECONDS):
+                raise StorageDenied(f"{where}: {problem.message}", reason=problem.reason)
+            if waited >= PATIENCE_SECONDS:
+                detail = problem.detail if isinstance(problem, Unavailable) else problem.message
+                raise StorageUnavailable(f"{where} did not answer usefully for {PATIENCE_SECONDS:.0f} s (last: {detail})")
+            self._connection.reconnect()
+            time.sleep(min(5.0, 0.1 * 2 ** min(tries, 10)) * random.uniform(0.5, 1.0))  # noqa: S311 - jitter
+            tries += 1
+
+
+def _split(uri: str) -> S3Location:
+    try:
+        where = S3Location.parse(uri)
+    except ValueError as error:
+        raise SourceUnusable(str(error)) from None
+    if not where.prefix:
+        raise SourceMissing(f"{uri} names a bucket only: write s3://BUCKET/KEY")
+    return where
+
+
+def open_objects(*, endpoint: str | None, region: str, credentials_dir: str = "") -> Objects:
+    """Access with the job's endpoint, region and credentials. Nothing is asked of the store yet."""
+    connection = S3Connection(endpoint=endpoint, region=region, credentials_dir=credentials_dir, strict=False)
+    return Objects(connection)
