@@ -115,13 +115,14 @@ def demo(options: argparse.Namespace) -> int:
         product.install(home, kube)
     with stage("model and data into the bucket"):
         product.place_inputs(home, kube)
-    steps = product.job(JOB)["spec"]["training"]["maxSteps"]
+    job, twin_job = (product.job(name, options.steps) for name in (JOB, TWIN))
+    steps = job["spec"]["training"]["maxSteps"]
     planned = kills.usual(steps) if options.seed is None else kills.at_random(steps, options.seed)
     try:
         with stage(f"fine-tuning {JOB} through {len(planned)} interruptions"):
-            interrupted = see_through(home, kube, JOB, planned)
+            interrupted = see_through(home, kube, job, planned)
         with stage("the uninterrupted twin"):
-            twin = see_through(home, kube, TWIN)
+            twin = see_through(home, kube, twin_job)
     except JobFailed as error:
         say(f"[bold red]{error}[/bold red]")
         console.print(describe(kube, JOB))
@@ -142,6 +143,7 @@ def demo(options: argparse.Namespace) -> int:
 def main() -> int:
     parser = argparse.ArgumentParser(prog="python -m examples.demo", description=__doc__)
     parser.add_argument("--seed", type=int, help="kill at random moments drawn from this seed instead of at one and two thirds")
+    parser.add_argument("--steps", type=int, help="optimizer steps of the job (default: what its manifest says)")
     parser.add_argument("--no-answers", action="store_true", help="do not compare base model and adapter at the end")
     options = parser.parse_args()
     try:

@@ -96,11 +96,13 @@ def place_inputs(home: Home, kube: Kube) -> None:
     kube.apply(secret)
 
 
-def job(name: str) -> dict[str, Any]:
-    """The example job under another name, with its own output."""
+def job(name: str, steps: int | None = None) -> dict[str, Any]:
+    """The example job under another name with its own output, and shorter if `steps` is given."""
     document: dict[str, Any] = yaml.safe_load(JOB_FILE.read_text())
     assert document["kind"] == KIND and document["apiVersion"] == f"{GROUP}/{API_VERSION}"  # noqa: PT018
     if document["metadata"]["name"] != name:
         document["metadata"]["name"] = name
         document["spec"]["output"]["destination"] = f"s3://{BUCKET}/adapters/{name}"
+    if steps is not None:
+        document["spec"]["training"]["maxSteps"] = steps
     return document

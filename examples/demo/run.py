@@ -40,10 +40,11 @@ def remove(kube: Kube, name: str) -> None:
     kube.kubectl("delete", "ftj", name, "-n", product.NAMESPACE, "--ignore-not-found", "--wait=true", "--timeout=150s")
 
 
-def see_through(home: Home, kube: Kube, name: str, kills: tuple[Kill, ...] = (), limit_seconds: float = 1500) -> Run:
+def see_through(home: Home, kube: Kube, document: dict[str, Any], kills: tuple[Kill, ...] = (), limit_seconds: float = 1500) -> Run:
     """Apply the job, follow it, carry out the kills when their steps are reached. Raises `JobFailed`."""
+    name = document["metadata"]["name"]
     remove(kube, name)
-    kube.apply(product.job(name))
+    kube.apply(document)
     run = Run(name)
     begun = time.monotonic()
     shown = ""
