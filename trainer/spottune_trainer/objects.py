@@ -76,6 +76,26 @@ class Objects:
             raise SourceUnusable(f"{uri} has more than {limit} bytes")
         return body
 
+    def size(self, uri: str) -> int:
+        """Bytes of an object: an early, cheap look at whether a source is there. Raises as `read` does."""
+        where = _split(uri)
+        # A listing tells a missing object from a missing bucket, which HEAD does not, and needs no more rights than the log does.
+        page = self._persist(
+            lambda: self._connection.client().list_objects_v2(Bucket=where.bucket, Prefix=where.prefix, MaxKeys=1), "s3:ListBucket", where
+        )
+        first = next(iter(page.get("Contents", ())), None)
+        if first is None or first["Key"] != where.prefix:
+            raise SourceMissing(f"{where} does not exist: upload it, or correct the URI")
+        return first["Size"]
+
+    def names(self, uri: str) -> list[str]:
+        """Relative names of the objects under a prefix, sorted; empty if there are none."""
+        return sorted(self._names(_split(uri.rstrip("/"))))
+
+    def download(self, uri: str, path: Path) -> None:
+        """One object into a file. Raises as `read` does."""
+        self._download(_split(uri), path)
+
     def download_prefix(self, uri: str, target: Path, *, wanted: Callable[[str], bool] = lambda name: True) -> list[Path]:
         """Download everything under a prefix into `target`, keeping relative names; `wanted` chooses by relative name.
 

@@ -95,11 +95,13 @@ class CheckpointLog:
         timings: Mapping[str, float] | None = None,
         pinned: bool = False,
         deadline: float | None = None,
+        since: float | None = None,
         superseded: Callable[[], bool] = lambda: False,
     ) -> Commit:
         """Make a state durable. Returns only if its COMMIT was read back and counts; adds the timing `upload` (seconds).
 
-        `deadline` is `time.monotonic()`; without one it tries for ten minutes. Raises `Fenced`, `StorageUnavailable` (the COMMIT may
+        `since` (monotonic) is when the snapshot was handed over: if `timings` has `notice_to_snapshot`, `notice_to_commit` is added, up
+        to the moment the COMMIT is sent. `deadline` is monotonic, too; without one it tries for ten minutes. Raises `Fenced`, `StorageUnavailable` (the COMMIT may
         still have landed: the next one, or the next attempt, will see), `LogBlocked`, `StorageDenied`, and `Superseded` if `superseded()`
         turns true before the end.
         """
@@ -107,7 +109,10 @@ class CheckpointLog:
             started = time.monotonic()
             upload = self._protocol.upload(files, step)
             uploaded = self._driver.run(upload, patience=AT_COMMIT, deadline=deadline, superseded=superseded)
-            measured = {**(timings or {}), "upload": round(time.monotonic() - started, 3)}
+            sent = time.monotonic()
+            measured = {**(timings or {}), "upload": round(sent - started, 3)}
+            if "notice_to_snapshot" in measured:
+                measured["notice_to_commit"] = round(measured["notice_to_snapshot"] + sent - (since or started), 3)
             facts = Facts(step, samples_seen, reason, pinned=pinned, loss=loss, eval_loss=eval_loss, timings=measured)
             return self._driver.run(self._protocol.seal(uploaded, facts), patience=AT_COMMIT, deadline=deadline, superseded=superseded)
 

@@ -38,6 +38,7 @@ class _Job:
     snapshot: Snapshot
     urgent: bool
     deadline: float | None
+    submitted: float
 
 
 def should_supersede(*, now: float, deadline: float | None, elapsed: float, typical: float) -> bool:
@@ -110,7 +111,7 @@ class Saver:
         hit("T3")
         with self._changed:
             assert not self._closed, "the saver is closed"
-            self._waiting = _Job(snapshot, urgent, deadline)
+            self._waiting = _Job(snapshot, urgent, deadline, time.monotonic())
             self._changed.notify_all()
 
     def flush(self, deadline: float | None = None) -> Commit | None:
@@ -180,6 +181,7 @@ class Saver:
             timings=snapshot.timings,
             pinned=snapshot.pinned,
             deadline=job.deadline,
+            since=job.submitted,
             superseded=lambda: not job.urgent and self._superseded(),
         )
         self._durations.append(time.monotonic() - self._running_since)
