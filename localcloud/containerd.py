@@ -13,7 +13,8 @@ from localcloud import images, net
 
 RUN = Path("/run/containerd")
 SOCKET = RUN / "containerd.sock"
-"""As seen inside the node, whose /run is its own."""
+NODE = Path("/run/node")
+"""The node's directory as seen inside the node: short, since sockets below it may have at most 107 characters in their path."""
 _CNI_PLUGINS = ("/usr/lib/cni", "/opt/cni/bin")
 _PROGRAMS = {
     "containerd": "containerd",
@@ -52,7 +53,7 @@ def write(directory: Path, index: int, real_images: bool) -> Path:
         base = directory / "base-spec.json"
         base.write_text(json.dumps(_base_specification()))
     path = directory / "containerd.toml"
-    path.write_text(_configuration(directory / "containerd", cni, base, _may_lower_oom_score()))
+    path.write_text(_configuration(NODE / "containerd", NODE / "cni", base and NODE / base.name, _may_lower_oom_score()))
     return path
 
 

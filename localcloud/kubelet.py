@@ -9,11 +9,11 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from localcloud.assets import binary
-from localcloud.containerd import SOCKET
+from localcloud.containerd import NODE, SOCKET
 from localcloud.controlplane import ControlPlane
 
 LEASE_SECONDS = 12
-"""Renewed every 3 s; the control plane's grace period (16 s) is made for it."""
+"""Renewed every 3 s; the control plane's grace period (20 s) is made for it."""
 MEMORY_BYTES = 8 << 30
 """What a node offers to pods; the rest of the machine is reserved, since all nodes share it."""
 
@@ -69,8 +69,8 @@ def write(directory: Path, node: Registration, plane: ControlPlane, cgroup_root:
         "evictionHard": {"memory.available": "0%", "nodefs.available": "0%", "nodefs.inodesFree": "0%", "imagefs.available": "0%"},
         "imageGCHighThresholdPercent": 100,
         "imageGCLowThresholdPercent": 99,
-        "podLogsDir": str(directory / "pods"),
-        "volumePluginDir": str(directory / "plugins"),
+        "podLogsDir": str(NODE / "pods"),
+        "volumePluginDir": str(NODE / "plugins"),
         "serializeImagePulls": False,
         "syncFrequency": "10s",
         "oomScoreAdj": 0,
@@ -96,8 +96,8 @@ def write(directory: Path, node: Registration, plane: ControlPlane, cgroup_root:
         str(binary("kubelet")),
         f"--config={directory / 'kubelet.json'}",
         f"--kubeconfig={plane.node_config(node.name)}",
-        f"--root-dir={directory / 'kubelet'}",
-        f"--cert-dir={directory / 'kubelet' / 'pki'}",
+        f"--root-dir={NODE / 'kubelet'}",
+        f"--cert-dir={NODE / 'kubelet' / 'pki'}",
         f"--hostname-override={node.name}",
         f"--node-ip={node.address}",
         f"--node-labels={','.join(f'{key}={value}' for key, value in sorted(node.labels.items()))}",

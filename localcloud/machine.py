@@ -74,8 +74,9 @@ def _file_system(directory: Path) -> None:
     _mount("--make-rshared", "/")  # containers' mounts spread within the node; unshare has cut us off from the machine's
     _mount("-t", "proc", "-o", "nosuid,nodev,noexec", "proc", "/proc")
     _mount("-t", "tmpfs", "-o", "mode=755", "tmpfs", "/run")
-    for name in ("lock", "netns", "containerd"):
-        Path("/run", name).mkdir()
+    for path in (Path("/run/lock"), Path("/run/netns"), containerd.RUN, containerd.NODE):
+        path.mkdir()
+    _mount("--bind", str(directory), str(containerd.NODE))
     settings = Path("/run/kernel-settings")
     for setting, value in _KERNEL_SETTINGS.items():
         file = settings / setting

@@ -85,6 +85,8 @@ def add(
     name = name or f"{parsed.instance_type.replace('.', '-')}-{parsed.zone}-{secrets.token_hex(2)}"
     plane = control_plane(home)
     containerd.check()
+    if home.root.is_relative_to("/run"):
+        raise NodeError(f"{home.root} lies below /run, which every node has for itself: choose another home")
     with _lock(home, name):
         existing = read(home, name)
         if existing is not None and existing.state != "Off":
@@ -93,8 +95,12 @@ def add(
             if existing is not None:
                 switch_off(existing)
                 shutil.rmtree(existing.directory)
+            static = instance_id is None and provider_id is None
+            if static:
+                # A Node object of an earlier machine of this name keeps that one's provider id, and looks Ready for a while.
+                request(plane, "DELETE", f"/api/v1/nodes/{name}")
             instance = instance_id or f"i-{secrets.token_hex(9)[:17]}"
-            node = prepare(home, name, parsed, instance, provider_id, static=instance_id is None and provider_id is None)
+            node = prepare(home, name, parsed, instance, provider_id, static=static)
             configure(node, parsed, plane, {**({SYSTEM_LABEL: "true"} if system else {}), **(labels or {})}, taints, real_images)
             boot(node)
     if wait:
