@@ -217,8 +217,8 @@ class AttemptStatus(StatusModel):
     """It spent from the failure budget."""
     verdict: Verdict | None = None
     """What its end means. Left out while it runs, and for an attempt that never ran."""
-    reason: Reason = Reason.ATTEMPT_STARTED
-    """What ended it, as a constant."""
+    reason: Reason
+    """What ended it, as a constant; `AttemptStarted` while nothing does."""
     message: Annotated[str, Field(max_length=256)] = ""
     """What ended it, for people."""
     started_at: Instant = ""
@@ -325,10 +325,11 @@ class FineTuneJobStatus(StatusModel):
 
     def document(self) -> dict[str, Any]:
         """As it is written: camelCase, what is not set left out."""
-        return self.model_dump(mode="json", by_alias=True, exclude_none=True, exclude_defaults=True) | {
-            "phase": self.phase.value,
-            "attempt": self.attempt,
-        }
+        written = self.model_dump(mode="json", by_alias=True, exclude_none=True, exclude_defaults=True)
+        # A zero in these says something to people, and `attempt` is compared by the API server.
+        return (
+            {"phase": self.phase.value} | {name: getattr(self, name) for name in ("attempt", "step", "percent", "interruptions")} | written
+        )
 
     @classmethod
     def parse(cls, document: Mapping[str, Any] | None) -> Self:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 from spottune_contract.progress import LogView, Progress, Termination, TrainerPhase
 from spottune_operator.api.reasons import ConditionType, Phase, Reason
 from spottune_operator.api.v1alpha1 import CommitStatus, FineTuneJobStatus, LogStatus
@@ -135,13 +137,8 @@ def _steps_heard(observed: Observed, status: FineTuneJobStatus, report: Progress
         step_from=entry.step_from if report.resumed_from_step is None else report.resumed_from_step,
         step_to=max(report.step, entry.step_to or 0),
     )
-    moved = (status.step, status.total_steps, status.loss, status.eval_loss) != (
-        report.step,
-        report.total_steps,
-        report.loss if report.loss is not None else status.loss,
-        report.eval_loss if report.eval_loss is not None else status.eval_loss,
-    )
-    if not moved:
+    loss, eval_loss = _rounded(report.loss, status.loss), _rounded(report.eval_loss, status.eval_loss)
+    if (status.step, status.total_steps, status.loss, status.eval_loss) == (report.step, report.total_steps, loss, eval_loss):
         return status
     seconds = report.step_seconds if isinstance(report, Progress) else 0.0
     left = max(0, report.total_steps - report.step)
@@ -150,11 +147,16 @@ def _steps_heard(observed: Observed, status: FineTuneJobStatus, report: Progress
         step=report.step,
         total_steps=report.total_steps,
         percent=min(100, 100 * report.step // report.total_steps),
-        loss=report.loss if report.loss is not None else status.loss,
-        eval_loss=report.eval_loss if report.eval_loss is not None else status.eval_loss,
+        loss=loss,
+        eval_loss=eval_loss,
         eta=instant(observed.now + left * seconds) if seconds > 0 and left else "",
         progress_at=observed.now,
     )
+
+
+def _rounded(value: float | None, known: float | None) -> float | None:
+    """For people: four decimals. A loss that is not finite cannot be written as JSON and is left to the trainer's verdict."""
+    return round(value, 4) if value is not None and math.isfinite(value) else known
 
 
 def _exactness_heard(observed: Observed, status: FineTuneJobStatus, report: Progress | Termination) -> FineTuneJobStatus:

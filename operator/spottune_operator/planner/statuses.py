@@ -68,7 +68,7 @@ def with_condition(
 def current_attempt(status: FineTuneJobStatus) -> AttemptStatus:
     """The entry of the attempt `status.attempt`; a fresh one if it was lost."""
     found = next((a for a in reversed(status.attempts) if a.epoch == status.attempt), None)
-    return found or AttemptStatus(epoch=status.attempt)
+    return found or AttemptStatus(epoch=status.attempt, reason=Reason.ATTEMPT_STARTED)
 
 
 def with_attempt(status: FineTuneJobStatus, **update: object) -> FineTuneJobStatus:
