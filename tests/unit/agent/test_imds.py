@@ -1,12 +1,16 @@
 from __future__ import annotations
 
+import json
+import threading
 import time
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 
+import localcloud.imds
 from spottune_agent.imds import RENEW_BEFORE_SECONDS, Imds, ImdsError
-from spottune_agent.notice import LIFECYCLE, MAINTENANCE, REBALANCE, SPOT_ACTION
+from spottune_agent.notice import LIFECYCLE, MAINTENANCE, REBALANCE, SPOT_ACTION, interruptions
 from tests.fixtures.metadata import Metadata, serving
 
 NOTICE = b'{"action":"terminate","time":"2022-07-11T17:11:44Z"}'
@@ -116,3 +120,25 @@ def test_what_is_no_instance_id_is_refused(metadata: Metadata) -> None:
     metadata.documents["instance-id"] = b"<html>"
     with pytest.raises(ImdsError, match="instance-id"):
         Imds(metadata.url).instance_id()
+
+
+def test_the_local_clouds_metadata_service_is_understood(tmp_path: Path) -> None:
+    identity = {"instance_id": "i-0f00", "instance_type": "g5.xlarge", "zone": "us-east-1a", "capacity_type": "spot"}
+    state = {
+        "instance_action": {"action": "terminate", "time": "2022-07-11T17:11:44Z"},
+        "rebalance": {"noticeTime": "2022-07-11T17:00:00Z"},
+        "maintenance": [{"NotBefore": "21 Jan 2019 09:00:43 GMT", "Code": "system-reboot", "EventId": "e", "State": "active"}],
+        "target_lifecycle_state": "Terminated",
+    }
+    (tmp_path / "imds.json").write_text(json.dumps(state))
+    server = localcloud.imds.server(("127.0.0.1", 0), {**identity, "address": "198.18.1.1", "hostname": "n"}, tmp_path / "imds.json")
+    threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01}, daemon=True).start()
+    try:
+        imds = Imds(f"http://127.0.0.1:{server.server_address[1]}")
+        look, instance = imds.look(), imds.instance_id()
+    finally:
+        server.shutdown()
+        server.server_close()
+    assert (instance, look.problems) == ("i-0f00", {})
+    found = interruptions(instance, look.readings, 1657559400.0)
+    assert {item.source for item in found} == {"imds-spot", "rebalance", "imds-maintenance", "imds-asg"}
