@@ -1,0 +1,140 @@
+"""The real Karpenter against the local cloud: what it launches, what it does when there is nothing, and how nodes end.
+
+Karpenter keeps away from a pool for three minutes after a notice or a lack of capacity there, so each test has pools of its own.
+"""
+
+from __future__ import annotations
+
+import json
+import signal
+import subprocess
+import time
+from datetime import UTC, datetime, timedelta
+
+import pytest
+
+from localcloud import interruption, node
+from tests.fixtures.cloud import Cloud, eventually
+
+pytestmark = [pytest.mark.cluster, pytest.mark.nodes]
+
+WARNING = "EC2 Spot Instance Interruption Warning"
+STATE_CHANGE = "EC2 Instance State-change Notification"
+WAIT_FOR_TERM = "trap 'echo saved; exit 10' TERM; while :; do sleep 0.1; done"
+
+
+def test_a_pending_pod_gets_a_node_of_the_pool_it_asks_for(clean_cloud: Cloud) -> None:
+    begun = time.monotonic()
+    clean_cloud.run_pod("trainer", ["g6.xlarge"], ["us-east-1b"])
+    name = clean_cloud.node_of("trainer")
+    print(f"pending to Running: {time.monotonic() - begun:.1f} s")
+
+    (found,) = [n for n in clean_cloud.get("nodes") if n["metadata"]["name"] == name]
+    labels = found["metadata"]["labels"]
+    assert labels["node.kubernetes.io/instance-type"] == "g6.xlarge"
+    assert labels["topology.kubernetes.io/zone"] == "us-east-1b"
+    assert labels["karpenter.sh/capacity-type"] == "spot"
+    assert labels["karpenter.sh/registered"] == "true"
+    assert found["spec"]["providerID"] == f"aws:///us-east-1b/{name}"
+    (instance,) = clean_cloud.instances()
+    assert instance["InstanceId"] == name
+    assert instance["InstanceLifecycle"] == "spot"
+    # What a wrong answer of EC2 would make of it: an on-demand instance, or one that has drifted from its class.
+    assert instance["SpotInstanceRequestId"].startswith("sir-")
+    assert [group["GroupId"] for group in instance["SecurityGroups"]] == [clean_cloud.seed.security_group]
+    (claim,) = clean_cloud.get("nodeclaims")
+    assert "Drifted" not in {condition["type"] for condition in claim["status"]["conditions"]}
+
+
+def test_a_pool_without_capacity_is_passed_over_for_the_next(clean_cloud: Cloud) -> None:
+    clean_cloud.set_pool("g5.xlarge/us-east-1a/spot", price=0.1, capacity=0)
+    clean_cloud.run_pod("trainer", ["g5.xlarge"], ["us-east-1a", "us-east-1b"])
+    name = clean_cloud.node_of("trainer")
+    (instance,) = clean_cloud.instances()
+    assert (instance["InstanceId"], instance["Placement"]["AvailabilityZone"]) == (name, "us-east-1b")
+
+
+def test_with_no_capacity_anywhere_the_pod_stays_pending_and_nothing_is_launched(clean_cloud: Cloud) -> None:
+    clean_cloud.set_pool("g4dn.xlarge/us-east-1c/spot", capacity=0)
+    clean_cloud.run_pod("trainer", ["g4dn.xlarge"], ["us-east-1c"])
+    eventually(
+        lambda: [e for e in clean_cloud.get("events") if e["reason"] == "InsufficientCapacityError"],
+        30,
+        "Karpenter to report the lack of capacity",
+    )
+    eventually(lambda: not clean_cloud.get("nodeclaims"), 30, "the claim to be given up")
+    assert clean_cloud.instances() == []
+
+
+def test_a_notice_is_on_imds_and_in_both_queues_and_the_power_goes_off_at_its_time(clean_cloud: Cloud) -> None:
+    clean_cloud.run_pod("trainer", ["g5.xlarge"], ["us-east-1c"])
+    name = clean_cloud.node_of("trainer")
+    clean_cloud.karpenter.down()  # it would drain the node and end the instance long before its time, and empty its queue
+
+    given = interruption.interrupt(clean_cloud.home, name, notice_seconds=8, with_rebalance=True)
+
+    shown = json.loads(_metadata(clean_cloud, name, "spot/instance-action"))
+    assert shown == {"action": "terminate", "time": f"{given.action_time:%Y-%m-%dT%H:%M:%SZ}"}
+    (recommendation, warning) = clean_cloud.messages(clean_cloud.seed.queue_url)
+    assert recommendation["detail-type"] == "EC2 Instance Rebalance Recommendation"
+    assert warning["detail-type"] == WARNING
+    assert warning["detail"] == {"instance-id": name, "instance-action": "terminate"}
+    assert datetime.fromisoformat(warning["time"]) + timedelta(seconds=120) == given.action_time
+    # Counted, not read: Karpenter's last long poll may still hold one of them.
+    assert clean_cloud.message_count(clean_cloud.seed.karpenter_queue_url) == 2
+    assert node.get(clean_cloud.home, name).state == "Running"
+    eventually(lambda: not node.list_nodes(clean_cloud.home), 20, "the node to go off")
+    late = (datetime.now(UTC) - given.action_time).total_seconds()
+    assert 0 <= late < 3
+    assert [m["detail"]["state"] for m in clean_cloud.messages(clean_cloud.seed.queue_url)] == ["shutting-down", "terminated"]
+
+
+def test_karpenter_drains_on_a_notice_so_the_pod_gets_its_sigterm(clean_cloud: Cloud) -> None:
+    clean_cloud.run_pod("trainer", ["g5.xlarge"], ["us-east-1a"], WAIT_FOR_TERM)
+    name = clean_cloud.node_of("trainer")
+    given = interruption.interrupt(clean_cloud.home, name)
+    eventually(lambda: not clean_cloud.instances(), 40, "Karpenter to drain the node and end the instance")
+    assert datetime.now(UTC) < given.action_time
+    eventually(lambda: not node.list_nodes(clean_cloud.home), 10, "the machine to follow its instance")
+    kinds = [m["detail-type"] for m in clean_cloud.messages(clean_cloud.seed.queue_url)]
+    assert kinds == [WARNING, STATE_CHANGE, STATE_CHANGE]
+
+
+def test_after_a_loss_without_notice_a_pod_for_another_pool_runs_within_seconds(clean_cloud: Cloud) -> None:
+    clean_cloud.run_pod("trainer-e1-0", ["g4dn.xlarge"], ["us-east-1a"])
+    lost = clean_cloud.node_of("trainer-e1-0")
+
+    interruption.power_off(clean_cloud.home, lost)
+
+    begun = time.monotonic()
+    clean_cloud.run_pod("trainer-e2-0", ["g6.xlarge"], ["us-east-1c"])
+    assert clean_cloud.node_of("trainer-e2-0", timeout=15) != lost
+    print(f"lost to Running elsewhere: {time.monotonic() - begun:.1f} s")
+    assert clean_cloud.messages(clean_cloud.seed.queue_url) == []
+
+
+def test_a_killed_karpenter_launches_nothing_twice(clean_cloud: Cloud) -> None:
+    clean_cloud.run_pod("trainer", ["g6.xlarge"], ["us-east-1a"])
+    eventually(lambda: clean_cloud.get("nodeclaims"), 15, "a claim")
+    process = clean_cloud.karpenter.service.running()
+    assert process is not None
+    process.signal(signal.SIGKILL)
+    clean_cloud.karpenter.up()
+    clean_cloud.node_of("trainer")
+    assert len(clean_cloud.get("nodeclaims")) == 1
+    assert len(clean_cloud.instances()) == 1
+
+
+def _metadata(cloud: Cloud, name: str, path: str) -> str:
+    """What the instance metadata on the node says, asked from inside of it."""
+    init = node.get(cloud.home, name).init
+    assert init is not None
+    script = (
+        "import sys, urllib.request as u\n"
+        "r = u.Request('http://169.254.169.254/latest/api/token', method='PUT', headers={'X-aws-ec2-metadata-token-ttl-seconds': '60'})\n"
+        "t = u.urlopen(r, timeout=5).read().decode()\n"
+        "r = u.Request('http://169.254.169.254/latest/meta-data/' + sys.argv[1], headers={'X-aws-ec2-metadata-token': t})\n"
+        "print(u.urlopen(r, timeout=5).read().decode())\n"
+    )
+    command = ["nsenter", f"--net=/proc/{init.pid}/ns/net", "python3", "-c", script, path]
+    return subprocess.run(command, capture_output=True, text=True, timeout=20, check=True).stdout
