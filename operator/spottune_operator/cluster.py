@@ -60,6 +60,10 @@ class QuotaExceeded(Forbidden):
     """A ResourceQuota of the namespace has no room for the pod. Room may come."""
 
 
+class ReferenceMissing(Forbidden):
+    """Something that the pod names does not exist (yet): its service account or its priority class."""
+
+
 class NamespaceTerminating(Forbidden):
     """The namespace is being deleted: nothing can be created in it any more."""
 
@@ -197,11 +201,18 @@ class KubernetesCluster:
         raise api_error(method, response.status, _parse(data), response.headers.get("Retry-After"))
 
 
+_ADMISSION_TEXTS: tuple[tuple[str, type[Forbidden]], ...] = (
+    ("exceeded quota", QuotaExceeded),
+    ("error looking up service account", ReferenceMissing),
+    ("no PriorityClass with name", ReferenceMissing),
+)
+
+
 def api_error(method: str, status: int, document: Json, retry_after: str | None = None) -> ClusterError:
     """The typed error of an answer that is no success. Pure.
 
     The API server tells a missing right from an admission refusal only by the object's name in `details` (an authorizer
-    decides before the body is read, so a refused create has none), and a quota by its text alone.
+    decides before the body is read, so a refused create has none), and its own admission plugins apart by their texts alone.
     """
     message = str(document.get("message") or f"HTTP {status}")
     details = document.get("details") or {}
@@ -222,8 +233,9 @@ def api_error(method: str, status: int, document: Json, retry_after: str | None 
             return NamespaceTerminating(message, status=status)
         if method != "POST" or not details.get("name"):
             return RightsMissing(message, status=status)
-        if "exceeded quota" in message:
-            return QuotaExceeded(message, status=status)
+        for text, error in _ADMISSION_TEXTS:
+            if text in message:
+                return error(message, status=status)
         return AdmissionDenied(message, status=status)
     return Unavailable(message, status=status)
 

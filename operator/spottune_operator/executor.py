@@ -27,6 +27,7 @@ from spottune_operator.cluster import (
     NamespaceTerminating,
     NotFound,
     QuotaExceeded,
+    ReferenceMissing,
 )
 from spottune_operator.events import Teller
 from spottune_operator.manifests import TrainerDefaults, trainer_pod
@@ -190,9 +191,8 @@ class Executor:
             self._metrics.status_writes.labels("conflict").inc()
             return None
         self._metrics.status_writes.labels("written").inc()
-        _log.info(
-            "decided", rule=answer.rule, phase=after.phase.value, attempt=after.attempt, action=_name(answer.action), **answer.details
-        )
+        structlog.contextvars.bind_contextvars(epoch=after.attempt)
+        _log.info("decided", rule=answer.rule, phase=after.phase.value, action=_name(answer.action), **answer.details)
         if raises_attempt:
             hit("O2")
         if accounts:
@@ -231,6 +231,8 @@ class Executor:
             outcome = "adopted"
         except QuotaExceeded as error:
             return self._refused(observed, action, ObstacleKind.QUOTA, error)
+        except ReferenceMissing as error:
+            return self._refused(observed, action, ObstacleKind.MISSING, error)
         except (AdmissionDenied, NamespaceTerminating) as error:
             return self._refused(observed, action, ObstacleKind.DENIED, error)
         else:

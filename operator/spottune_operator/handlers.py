@@ -43,6 +43,7 @@ def configure(settings: kopf.OperatorSettings) -> None:
     settings.watching.connect_timeout = 5
     settings.watching.inactivity_timeout = INACTIVE_SECONDS
     settings.watching.label_selectors["", "v1", "pods"] = JOB
+    settings.queueing.exit_timeout = 0.5
     settings.process.ultimate_exiting_timeout = 20
 
 

@@ -10,6 +10,7 @@ from contextlib import AsyncExitStack
 from typing import Any
 
 import kopf
+import prometheus_client
 
 from spottune_operator import config as configuration
 from spottune_operator import handlers, health, logs
@@ -111,6 +112,7 @@ def main() -> int:
     """Entry point. Returns the exit code: 0 after a signal, 1 if a loop died."""
     config = configuration.parse(sys.argv[1:], os.environ)
     logs.configure(config.log_level)
+    prometheus_client.disable_created_metrics()
     try:
         asyncio.run(operate(config))
     except Exception:
