@@ -74,8 +74,8 @@ class Attempt:
         """Keep the end of the log beside the checkpoints, for a pod that vanishes. Failures are only logged."""
         try:
             self._objects().put(f"{self.env.location}/{tail_key(self.env.epoch, self._writer)}", self._tail.text())
-        except CheckpointError as error:
-            self.log.warning("tail not uploaded", reason=error.reason)
+        except Exception as error:  # the tail is a convenience: it must never end a training
+            self.log.warning("tail not uploaded", error=f"{type(error).__name__}: {str(error)[:300]}")
 
     # --- the stages ---------------------------------------------------------------------------------------------------------
 
@@ -263,7 +263,8 @@ class Attempt:
 
     def _committed(self, supervision: Supervision, commit: Commit) -> None:
         supervision.committed(commit)
-        self.upload_tail()
+        if commit.reason == "interval":  # nobody waits for such a one; all others are followed by the end
+            self.upload_tail()
 
     def _progress(self) -> str:
         return self.board.progress().model_dump_json()

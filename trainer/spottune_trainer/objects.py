@@ -11,6 +11,7 @@ import re
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing
 from pathlib import Path
 from typing import TypeVar
 
@@ -123,7 +124,8 @@ class Objects:
         def put() -> None:
             client = self._connection.client()
             client.put_object(Bucket=where.bucket, Key=where.prefix, Body=as_file(body), ContentLength=len(body))
-            with client.get_object(Bucket=where.bucket, Key=where.prefix)["Body"] as stream:
+            # Not `with body`: entering a StreamingBody gives the raw response, which has no iter_chunks.
+            with closing(client.get_object(Bucket=where.bucket, Key=where.prefix)["Body"]) as stream:
                 stored = hashlib.sha256()
                 for chunk in stream.iter_chunks(_CHUNK):
                     stored.update(chunk)
@@ -152,7 +154,7 @@ class Objects:
 
         def get() -> None:
             response = self._connection.client().get_object(Bucket=where.bucket, Key=where.prefix)
-            with response["Body"] as stream, path.open("wb") as file:
+            with closing(response["Body"]) as stream, path.open("wb") as file:
                 for chunk in stream.iter_chunks(_CHUNK):
                     file.write(chunk)
             if path.stat().st_size != response["ContentLength"]:

@@ -10,10 +10,9 @@ from pathlib import Path
 from spottune_contract.runspec import DatasetSpec, ModelSpec
 from spottune_trainer.errors import BadConfig, BadData, Transient
 from spottune_trainer.model import check_model_dir, fingerprint
-from spottune_trainer.objects import Objects, SourceMissing
+from spottune_trainer.objects import Objects, SourceMissing, SourceUnusable
 from spottune_trainer.rows import Rows, read_rows
 
-MAX_DATASET_BYTES = 8 * 1024**3
 _MODEL_FILE = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*\.(json|safetensors|jinja|model|txt)")
 _HUB_PATTERNS = ["*.json", "*.safetensors", "*.jinja", "*.model", "*.txt"]
 
@@ -38,13 +37,11 @@ def locate(model: ModelSpec, dataset: DatasetSpec, *, scratch: Path, objects: Ca
 def _rows(source: str, name: str, dataset: DatasetSpec, scratch: Path, objects: Callable[[], Objects]) -> Rows:
     path = Path(source)
     if source.startswith("s3://"):
-        try:
-            data = objects().read(source, limit=MAX_DATASET_BYTES)
-        except SourceMissing as error:
-            raise BadData("DatasetNotFound", f"dataset source {source}: {error}: put the .jsonl file there") from None
         path = scratch / "data" / f"{name}.jsonl"
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_bytes(data)
+        try:
+            objects().download(source, path)
+        except (SourceMissing, SourceUnusable) as error:
+            raise BadData("DatasetNotFound" if isinstance(error, SourceMissing) else error.reason, f"dataset source: {error}") from None
     elif not path.is_file():
         raise BadData("DatasetNotFound", f"dataset source {source}: no such file: give the path of a .jsonl file in the trainer image, or s3://BUCKET/KEY")
     return read_rows(path, dataset.format, source)
@@ -54,9 +51,9 @@ def _model(model: ModelSpec, scratch: Path, objects: Callable[[], Objects]) -> P
     if model.source.startswith("s3://"):
         target = scratch / "model"
         try:
-            objects().download_prefix(model.source, target, names=lambda name: _MODEL_FILE.fullmatch(name) is not None)
-        except SourceMissing as error:
-            raise BadConfig("ModelNotFound", f"model.source {model.source}: {error}: put config.json, *.safetensors and the tokenizer there") from None
+            objects().download_prefix(model.source, target, wanted=lambda name: _MODEL_FILE.fullmatch(name) is not None)
+        except (SourceMissing, SourceUnusable) as error:
+            raise BadConfig("ModelNotFound" if isinstance(error, SourceMissing) else error.reason, f"model.source: {error}") from None
         return target
     if model.source.startswith("hf://"):
         return _from_hub(model)

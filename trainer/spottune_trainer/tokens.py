@@ -99,12 +99,12 @@ def _sample(row: Row, form: DatasetFormat, tokenizer: Tokenizer, max_length: int
 
 
 def _labels(ids: Sequence[int], offsets: Sequence[tuple[int, int]], spans: Sequence[Span]) -> list[int]:
-    """A token has a loss if it has characters and starts inside a span: one that begins in the prompt belongs to the prompt."""
+    """A token has a loss if any of its characters is in a span: a word's leading space may well be the prompt's last character."""
     labels, remaining = [], list(spans)
     for token, (start, end) in zip(ids, offsets, strict=True):
         while remaining and remaining[0].end <= start:
             remaining.pop(0)
-        inside = bool(remaining) and remaining[0].start <= start and end > start
+        inside = bool(remaining) and max(start, remaining[0].start) < end
         labels.append(token if inside else IGNORED)
     return labels
 
