@@ -11,6 +11,7 @@ import re
 import sys
 import time
 import uuid
+from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
@@ -185,19 +186,30 @@ def parse_seconds(text: str) -> float:
 
 
 def register_node_verbs(verbs: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
-    """Adds `node interrupt` and `node rebalance`."""
+    """Adds `node interrupt`, `node rebalance` and `node poweroff`."""
     parser = verbs.add_parser("interrupt", help="give a spot interruption notice; the power goes off when it has run out")
     parser.add_argument("name")
     parser.add_argument("--notice", type=parse_seconds, default=120.0, metavar="120s", help="at most 120s; default %(default)gs")
     parser.add_argument("--action", choices=get_args(Action), default="terminate")
     parser.add_argument("--with-rebalance", action="store_true", help="send a rebalance recommendation first")
-    parser.set_defaults(run=_interrupt_command)
+    parser.set_defaults(run=_guarded(_interrupt_command))
     parser = verbs.add_parser("rebalance", help="send a rebalance recommendation")
     parser.add_argument("name")
-    parser.set_defaults(run=_rebalance_command)
-    parser = verbs.add_parser("lose", help="take the power and the instance away without a notice")
+    parser.set_defaults(run=_guarded(_rebalance_command))
+    parser = verbs.add_parser("poweroff", help="take the power and the instance away at once, without a word to anybody")
     parser.add_argument("name")
-    parser.set_defaults(run=_lose_command)
+    parser.set_defaults(run=_guarded(_poweroff_command))
+
+
+def _guarded(command: Callable[[argparse.Namespace], int]) -> Callable[[argparse.Namespace], int]:
+    def run(arguments: argparse.Namespace) -> int:
+        try:
+            return command(arguments)
+        except (node.NodeError, ServiceError, ValueError) as error:
+            print(f"error: {error}", file=sys.stderr)
+            return 1
+
+    return run
 
 
 def _interrupt_command(arguments: argparse.Namespace) -> int:
@@ -211,9 +223,9 @@ def _rebalance_command(arguments: argparse.Namespace) -> int:
     return 0
 
 
-def _lose_command(arguments: argparse.Namespace) -> int:
+def _poweroff_command(arguments: argparse.Namespace) -> int:
     power_off(arguments.home, arguments.name)
-    print(f"{arguments.name}: power off, instance terminated, nobody told")
+    print(f"{arguments.name}: power off, nobody told")
     return 0
 
 

@@ -10,7 +10,7 @@ import argparse
 import logging
 import sys
 import time
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from datetime import datetime
@@ -19,10 +19,10 @@ from typing import Any
 
 from botocore.exceptions import BotoCoreError, ClientError
 
-from localcloud import interruption, node, seed
+from localcloud import interruption, node, node_lifecycle, seed
 from localcloud.home import Home
 from localcloud.moto_server import SOURCE_ROOT
-from localcloud.pools import Pool
+from localcloud.pools import CapacityType, Pool
 from localcloud.process import Service, ServiceError
 from localcloud.steps import Row, Step
 
@@ -31,6 +31,8 @@ UNREGISTERED = "karpenter.sh/unregistered:NoExecute"
 
 _INTERVAL_SECONDS = 0.3
 _PARALLEL = 3
+_COLLECTION = "node objects"
+"""The one piece of work that belongs to no instance."""
 log = logging.getLogger(__name__)
 
 
@@ -109,6 +111,7 @@ class Loop:
         self._ec2 = seed.client("ec2", cloud.endpoint)
         self._workers = ThreadPoolExecutor(_PARALLEL)
         self._busy: dict[str, Future[None]] = {}
+        self._collected_at = time.monotonic()
 
     def run(self) -> None:
         """Never returns."""
@@ -130,6 +133,9 @@ class Loop:
             self._start(instance.instance_id, self._boot, instance)
         for machine in found.remove:
             self._start(machine.instance_id, self._remove, machine)
+        if time.monotonic() - self._collected_at >= node_lifecycle.INTERVAL_SECONDS:
+            self._collected_at = time.monotonic()
+            self._start(_COLLECTION, self._collect)
 
     def _start(self, key: str, work: Any, *arguments: Any) -> None:
         if key not in self._busy:
@@ -152,6 +158,11 @@ class Loop:
         )
         log.info("%s (%s) booted in %.1f s", instance.instance_id, instance.pool, time.monotonic() - begun)
 
+    def _collect(self) -> None:
+        static = {n.name for n in node.list_nodes(self._home) if n.static}
+        for name in node_lifecycle.collect(self._home, lambda: existing_ids(self._ec2), static):
+            log.info("Node %s deleted: its instance no longer exists", name)
+
     def _remove(self, machine: Machine) -> None:
         node.poweroff(self._home, machine.name)
         if not interruption.is_silent(self._home, machine.instance_id):
@@ -162,25 +173,31 @@ class Loop:
 
 def running_instances(ec2: Any) -> list[Instance]:
     """Every pending or running instance."""
-    found: list[Instance] = []
-    for page in ec2.get_paginator("describe_instances").paginate(
-        Filters=[{"Name": "instance-state-name", "Values": ["pending", "running"]}]
-    ):
+    return [_instance(described) for described in _describe(ec2, ("pending", "running"))]
+
+
+def existing_ids(ec2: Any) -> set[str]:
+    """The ids of all instances that are not terminated."""
+    return {described["InstanceId"] for described in _describe(ec2, ("pending", "running", "stopping", "stopped", "shutting-down"))}
+
+
+def _describe(ec2: Any, states: Sequence[str]) -> Iterator[Mapping[str, Any]]:
+    for page in ec2.get_paginator("describe_instances").paginate(Filters=[{"Name": "instance-state-name", "Values": list(states)}]):
         for reservation in page["Reservations"]:
-            for i in reservation["Instances"]:
-                pool = Pool(
-                    i["InstanceType"], i["Placement"]["AvailabilityZone"], "spot" if i.get("InstanceLifecycle") == "spot" else "on-demand"
-                )
-                found.append(
-                    Instance(i["InstanceId"], pool, i["LaunchTime"], tuple((tag["Key"], tag["Value"]) for tag in i.get("Tags", [])))
-                )
-    return found
+            yield from reservation["Instances"]
+
+
+def _instance(described: Mapping[str, Any]) -> Instance:
+    capacity_type: CapacityType = "spot" if described.get("InstanceLifecycle") == "spot" else "on-demand"
+    pool = Pool(described["InstanceType"], described["Placement"]["AvailabilityZone"], capacity_type)
+    tags = tuple((tag["Key"], tag["Value"]) for tag in described.get("Tags", []))
+    return Instance(described["InstanceId"], pool, described["LaunchTime"], tags)
 
 
 def _logged(work: Any, *arguments: Any) -> None:
     try:
         work(*arguments)
-    except (node.NodeError, ServiceError, OSError):
+    except (node.NodeError, ServiceError, BotoCoreError, ClientError, OSError):
         log.exception("%s failed, trying again", getattr(work, "__name__", work))
 
 
