@@ -15,7 +15,7 @@ from localcloud.controlplane import ControlPlane
 from localcloud.home import HOME_VARIABLE, Home
 from localcloud.steps import Step
 
-_STEPS = ("net", "controlplane", "objectstore", "moto_server", "seed", "images", "node", "karpenter", "market")
+_STEPS = ("net", "controlplane", "objectstore", "moto_server", "seed", "images", "node", "reconciler", "karpenter")
 """In the order of `up`; each module has a `STEP`. `down` goes the other way."""
 _COMMANDS = ("node", "market", "imds")
 """Modules that add commands of their own by `register(subparsers)`."""
