@@ -15,12 +15,13 @@ from localcloud.pools import REGION, Pool
 from localcloud.process import Service, tail
 
 _REPOSITORY = Path(__file__).resolve().parent.parent
-MOUNT_POINTS = (Path("/var/log/containers"), Path("/var/lib/cni"))
-"""Folders that kubelet and pod network insist on; each node mounts its own there."""
+_MOUNT_POINTS = (Path("/var/log/containers"), Path("/var/lib/cni"))
+"""Folders that kubelet and pod network insist on; each node mounts its own there. On the machine they stay empty."""
 
 
 def prepare(home: Home, name: str, pool: Pool, instance: str, provider_id: str | None, *, static: bool) -> Node:
     directory = home.root / "nodes" / name
+    shutil.rmtree(directory, ignore_errors=True)  # of an earlier node, or of a crash before it was known
     directory.mkdir(parents=True)
     index = net.reserve(directory)
     node = Node(home, name, str(pool), index, instance, provider_id or f"aws:///{pool.zone}/{instance}", static)
@@ -64,7 +65,7 @@ def configure(node: Node, pool: Pool, plane: ControlPlane, labels: Mapping[str, 
 
 def boot(node: Node) -> None:
     node.cgroup.create()
-    for path in MOUNT_POINTS:
+    for path in _MOUNT_POINTS:
         path.mkdir(parents=True, exist_ok=True)
     service(node).start()
     init = node.init

@@ -138,7 +138,7 @@ def reserve(directory: Path) -> int:
         for step in range(NODE_LIMIT):
             index = (start + step) % NODE_LIMIT
             claim = numbers / str(index)
-            if _exists(link_name(index)) or (claim.exists() and Path(claim.read_text()).is_dir()):
+            if _exists(link_name(index)) or (claim.exists() and Path(claim.read_text()).is_dir() and claim.read_text() != str(directory)):
                 continue
             claim.write_text(str(directory))
             latest.write_text(str(index))
@@ -179,6 +179,13 @@ def disconnect(index: int) -> None:
         subprocess.run(["ip", "link", "delete", link_name(index)], capture_output=True, check=False)
     subprocess.run(["ip", "route", "delete", pod_network(index), "via", node_address(index)], capture_output=True, check=False)
     (_SHARED / "nodes" / str(index)).unlink(missing_ok=True)
+
+
+def disconnect_all(directory: Path) -> None:
+    """Disconnect every node whose files were below `directory`, for nodes that left nothing but their number."""
+    for claim in sorted((_SHARED / "nodes").glob("*")):
+        if Path(claim.read_text()).is_relative_to(directory):
+            disconnect(int(claim.name))
 
 
 def command(*words: str, given: str | None = None) -> str:

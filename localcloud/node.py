@@ -18,7 +18,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 
 from localcloud import containerd, net
-from localcloud.boot import MOUNT_POINTS, boot, configure, prepare, service, switch_off
+from localcloud.boot import boot, configure, prepare, service, switch_off
 from localcloud.home import Home
 from localcloud.nodeapi import control_plane, is_ready, request
 from localcloud.noderecord import Node, NodeError, cgroup_of, known, list_nodes, read
@@ -94,7 +94,6 @@ def add(
         else:
             if existing is not None:
                 switch_off(existing)
-                shutil.rmtree(existing.directory)
             static = instance_id is None and provider_id is None
             if static:
                 # A Node object of an earlier machine of this name keeps that one's provider id, and looks Ready for a while.
@@ -191,10 +190,8 @@ def down_all(home: Home) -> None:
     own = cgroup_of(home)
     own.kill()  # whatever a crash left without its files
     own.remove()
+    net.disconnect_all(home.root / "nodes")
     shutil.rmtree(home.root / "nodes", ignore_errors=True)
-    for path in MOUNT_POINTS:
-        if path.is_dir() and not any(path.iterdir()):
-            path.rmdir()
 
 
 @contextmanager
@@ -221,7 +218,6 @@ def register(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) ->
     verbs.add_parser("list", help="all nodes, also those that are off").set_defaults(run=_guarded(_list))
     for verb, call, text in (
         ("wait", wait_ready, "wait until the node is Ready"),
-        ("poweroff", poweroff, "kill everything on it at once, without a word to anybody"),
         ("pause", pause, "freeze everything on it"),
         ("resume", resume, "let it run on"),
         ("cut", cut, "cut it off the network"),
