@@ -98,11 +98,7 @@ def _things() -> Iterator[tuple[str, object]]:
         for name, thing in inspect.getmembers(module):
             # What a module only imports belongs to another one; C functions often name no module at all.
             home = getattr(thing, "__module__", None)
-            if (
-                not name.startswith("_")
-                and callable(thing)
-                and (home is None or home.split(".")[0].lstrip("_") == module_name.split(".")[0])
-            ):
+            if not name.startswith("_") and callable(thing) and (home is None or home.split(".")[0].lstrip("_") in homes):
                 yield prefix + name, thing
     for path in CLASSES:
         module_name, _, class_name = path.rpartition(".")

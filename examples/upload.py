@@ -10,11 +10,14 @@ import os
 import sys
 from collections.abc import Mapping
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import boto3
-from botocore.client import BaseClient
 from botocore.config import Config
 from botocore.exceptions import ClientError
+
+if TYPE_CHECKING:
+    from mypy_boto3_s3 import S3Client
 
 _DIGEST = "sha256"
 
@@ -26,7 +29,7 @@ def place(
 
     The bucket is created if it is missing. Raises botocore's `ClientError` if the store refuses.
     """
-    client: BaseClient = boto3.client(
+    client: S3Client = boto3.client(
         "s3",
         endpoint_url=endpoint,
         aws_access_key_id=access_key,
@@ -50,7 +53,7 @@ def place(
     return written
 
 
-def _stored_digest(client: BaseClient, bucket: str, key: str) -> str | None:
+def _stored_digest(client: S3Client, bucket: str, key: str) -> str | None:
     try:
         return str(client.head_object(Bucket=bucket, Key=key)["Metadata"].get(_DIGEST))
     except ClientError as error:
