@@ -7,21 +7,15 @@ repository's Dockerfiles run on nodes with `real_images=True`, which mount nothi
 
 from __future__ import annotations
 
-import gzip
-import hashlib
-import io
-import json
 import os
 import shutil
 import subprocess
 import sys
-import tarfile
-from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from localcloud.home import Home
+from localcloud import oci
 
 REGISTRY = "spottune.local"
 """No such host: a kubelet that wants to pull from it fails at once."""
@@ -94,10 +88,13 @@ def build(target: Path) -> Path:
     pause = shutil.which("catatonit")
     if pause is None:
         raise FileNotFoundError("catatonit is not installed: apt-get install catatonit (all of localcloud/packages.txt)")
-    layout = _Layout()
-    layout.add(PAUSE, _layer({"pause": Path(pause).read_bytes()}, {}), {"Entrypoint": ["/pause", "-P"], "User": f"{USER}:{USER}"})
+    layout = oci.Layout()
+    layout.add(
+        PAUSE, oci.layer({}, executables={"pause": Path(pause).read_bytes()}), {"Entrypoint": ["/pause", "-P"], "User": f"{USER}:{USER}"}
+    )
     links = {name: os.readlink(f"/{name}") for name in _TOP_LEVEL if os.path.islink(f"/{name}")}
-    layer = _layer({"etc/passwd": _PASSWD.encode(), "etc/group": _GROUP.encode(), "etc/nsswitch.conf": b"hosts: files dns\n"}, links)
+    files = {"etc/passwd": _PASSWD.encode(), "etc/group": _GROUP.encode(), "etc/nsswitch.conf": b"hosts: files dns\n"}
+    layer = oci.layer(files, links=links)
     for image in IMAGES:
         layout.add(image.reference, layer, _configuration(image))
     temporary = target.with_name(f".{target.name}.{os.getpid()}")
@@ -106,24 +103,16 @@ def build(target: Path) -> Path:
     return target
 
 
-def load(socket: Path, archive: Path, *, digests: bool = False) -> str:
-    """Import an archive (OCI or `docker save`) into the containerd behind `socket`, where kubelets see it; returns what ctr said.
+def load(socket: Path, archive: Path) -> None:
+    """Import an archive (OCI or `docker save`) into the containerd behind `socket`, where kubelets see it.
 
     Raises:
         RuntimeError: containerd refused it.
     """
-    command = ["ctr", "-a", str(socket), "-n", "k8s.io", "images", "import", *(["--digests"] if digests else []), str(archive)]
+    command = ["ctr", "-a", str(socket), "-n", "k8s.io", "images", "import", str(archive)]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     if done.returncode:
         raise RuntimeError(f"import of {archive} failed: {done.stderr.strip()}")
-    return done.stdout
-
-
-def import_image(home: Home, node: str, archive: Path) -> str:
-    """Import an image archive into a running node (`imagePullPolicy: IfNotPresent` or `Never` finds it there)."""
-    from localcloud import node as nodes
-
-    return load(nodes.get(home, node).containerd_socket, archive)
 
 
 def _configuration(image: Image) -> dict[str, Any]:
@@ -137,69 +126,3 @@ def _configuration(image: Image) -> dict[str, Any]:
         "Entrypoint": [str(python), "-m", image.module],
         "WorkingDir": "/",
     }
-
-
-def _layer(files: Mapping[str, bytes], links: Mapping[str, str]) -> bytes:
-    buffer = io.BytesIO()
-    with tarfile.open(fileobj=buffer, mode="w", format=tarfile.PAX_FORMAT) as tar:
-        folders = {str(parent) for name in files for parent in Path(name).parents if str(parent) != "."} | {"tmp"}
-        for folder in sorted(folders):
-            _entry(tar, folder, tarfile.DIRTYPE, 0o1777 if folder == "tmp" else 0o755)
-        for name, content in files.items():
-            _entry(tar, name, tarfile.REGTYPE, 0o755 if name == "pause" else 0o644, content)
-        for name, target in links.items():
-            _entry(tar, name, tarfile.SYMTYPE, 0o777, link=target)
-    return buffer.getvalue()
-
-
-def _entry(tar: tarfile.TarFile, name: str, kind: bytes, mode: int, content: bytes = b"", link: str = "") -> None:
-    entry = tarfile.TarInfo(name)
-    entry.type, entry.mode, entry.size, entry.linkname = kind, mode, len(content), link
-    tar.addfile(entry, io.BytesIO(content))
-
-
-class _Layout:
-    """An OCI image layout in the making: blobs by digest, and an index that names the images."""
-
-    def __init__(self) -> None:
-        self._blobs: dict[str, bytes] = {}
-        self._index: list[dict[str, Any]] = []
-
-    def add(self, reference: str, layer: bytes, configuration: Mapping[str, Any]) -> None:
-        compressed = gzip.compress(layer, 6, mtime=0)
-        config = {
-            "architecture": "amd64" if os.uname().machine == "x86_64" else "arm64",
-            "os": "linux",
-            "config": configuration,
-            "rootfs": {"type": "layers", "diff_ids": [_digest(layer)]},
-        }
-        manifest = {
-            "schemaVersion": 2,
-            "mediaType": "application/vnd.oci.image.manifest.v1+json",
-            "config": self._blob(_json(config), "application/vnd.oci.image.config.v1+json"),
-            "layers": [self._blob(compressed, "application/vnd.oci.image.layer.v1.tar+gzip")],
-        }
-        descriptor = self._blob(_json(manifest), "application/vnd.oci.image.manifest.v1+json")
-        tag = reference.rpartition(":")[2]
-        self._index.append(descriptor | {"annotations": {"io.containerd.image.name": reference, "org.opencontainers.image.ref.name": tag}})
-
-    def write(self, path: Path) -> None:
-        files = {f"blobs/sha256/{digest.removeprefix('sha256:')}": blob for digest, blob in self._blobs.items()}
-        files["index.json"] = _json({"schemaVersion": 2, "manifests": self._index})
-        files["oci-layout"] = _json({"imageLayoutVersion": "1.0.0"})
-        with tarfile.open(path, "w", format=tarfile.PAX_FORMAT) as tar:
-            for name in sorted(files):
-                _entry(tar, name, tarfile.REGTYPE, 0o644, files[name])
-
-    def _blob(self, content: bytes, media_type: str) -> dict[str, Any]:
-        digest = _digest(content)
-        self._blobs[digest] = content
-        return {"mediaType": media_type, "digest": digest, "size": len(content)}
-
-
-def _json(value: Mapping[str, Any] | Sequence[Any]) -> bytes:
-    return json.dumps(value, sort_keys=True).encode()
-
-
-def _digest(content: bytes) -> str:
-    return f"sha256:{hashlib.sha256(content).hexdigest()}"

@@ -16,8 +16,9 @@ import sys
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from pathlib import Path
 
-from localcloud import containerd, net
+from localcloud import containerd, images, net
 from localcloud.boot import boot, configure, prepare, service, switch_off
 from localcloud.home import Home
 from localcloud.nodeapi import control_plane, is_ready, request
@@ -38,6 +39,7 @@ __all__ = [
     "down_all",
     "get",
     "heal",
+    "import_image",
     "list_nodes",
     "pause",
     "poweroff",
@@ -159,6 +161,16 @@ def delete(home: Home, name: str) -> None:
         shutil.rmtree(node.directory)
 
 
+def import_image(home: Home, name: str, archive: Path) -> None:
+    """Import an image archive (OCI or `docker save`) into a running node: `imagePullPolicy: IfNotPresent` or `Never` finds it there.
+
+    Raises:
+        NodeError: no such node, or it is off.
+        RuntimeError: containerd refused the archive.
+    """
+    images.load(known(home, name).containerd_socket, archive)
+
+
 def get(home: Home, name: str) -> Node:
     """The node `name`; raises `NodeError` if there is none."""
     return known(home, name)
@@ -227,6 +239,10 @@ def register(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) ->
         parser = verbs.add_parser(verb, help=text)
         parser.add_argument("name", metavar="NAME")
         parser.set_defaults(run=_guarded(_verb(call)))
+    importing = verbs.add_parser("import", help="give it an image archive")
+    importing.add_argument("name", metavar="NAME")
+    importing.add_argument("archive", type=Path)
+    importing.set_defaults(run=_guarded(_import))
     if importlib.util.find_spec("localcloud.interruption"):
         importlib.import_module("localcloud.interruption").register_node_verbs(verbs)
 
@@ -262,6 +278,11 @@ def _add(arguments: argparse.Namespace) -> int:
         wait=not arguments.no_wait,
     )
     print(f"{node.name}  {node.pool}  {node.instance_id}  {node.address}")
+    return 0
+
+
+def _import(arguments: argparse.Namespace) -> int:
+    import_image(arguments.home, arguments.name, arguments.archive)
     return 0
 
 

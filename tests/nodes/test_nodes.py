@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from localcloud import imds, node
+from localcloud import imds, node, oci
 from tests.fixtures.nodes import LocalNodes
 
 pytestmark = pytest.mark.nodes
@@ -194,3 +194,15 @@ def test_deleting_a_static_node_deletes_its_node_object(local_nodes: LocalNodes)
     assert added.name not in {each.metadata.name for each in local_nodes.core.list_node().items}
     with pytest.raises(node.NodeError, match="no node"):
         node.poweroff(local_nodes.home, added.name)
+
+
+def test_an_imported_image_runs_as_it_is_on_a_node_that_mounts_nothing_of_the_host(local_nodes: LocalNodes, tmp_path: Path) -> None:
+    added = local_nodes.add(real_images=True)
+    archive = tmp_path / "own.tar"
+    layout = oci.Layout()
+    content = oci.layer({}, executables={"bin/own": Path("/usr/bin/catatonit").read_bytes()})  # static: it needs no library of the host
+    layout.add("example.com/own:v1", content, {"Entrypoint": ["/bin/own"], "User": "65532:65532"})
+    layout.write(archive)
+    node.import_image(local_nodes.home, added.name, archive)
+    local_nodes.run("own", added, "example.com/own:v1", ["/bin/own", "-V"])
+    assert "_catatonit" in local_nodes.output("own")

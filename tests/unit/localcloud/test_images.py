@@ -8,7 +8,7 @@ import sys
 import tarfile
 from pathlib import Path
 
-from localcloud import images
+from localcloud import images, oci
 
 
 def read(path: Path) -> dict[str, bytes]:
@@ -37,7 +37,7 @@ def test_every_image_names_its_program_and_an_ordinary_user(tmp_path: Path) -> N
 
 
 def test_a_layer_has_the_hosts_links_and_the_users_name() -> None:
-    layer = images._layer({"etc/passwd": b"x"}, {"lib": "usr/lib"})
+    layer = oci.layer({"etc/passwd": b"x"}, links={"lib": "usr/lib"})
     with tarfile.open(fileobj=io.BytesIO(layer)) as tar:
         assert tar.getmember("lib").linkname == "usr/lib"
         assert {"etc", "etc/passwd", "tmp"} <= set(tar.getnames())
