@@ -10,7 +10,7 @@ from pathlib import Path
 from localcloud import containerd, images, kubelet, net
 from localcloud.controlplane import ControlPlane
 from localcloud.home import Home
-from localcloud.noderecord import Node, NodeError, write
+from localcloud.noderecord import Node, NodeError, lock, write
 from localcloud.pools import REGION, Pool
 from localcloud.process import Service, tail
 
@@ -41,7 +41,8 @@ def configure(node: Node, pool: Pool, plane: ControlPlane, labels: Mapping[str, 
     images.build(archive)
     configuration = containerd.write(node.directory, node.index, real_images)
     registration = kubelet.Registration(node.name, node.address, node.provider_id, labels, taints)
-    kubelet_command, proxy_command = kubelet.write(node.directory, registration, plane, node.cgroup.pods)
+    with lock(node.home, "@identities"):  # kube-proxy's certificate is all nodes', and is made by the first of them
+        kubelet_command, proxy_command = kubelet.write(node.directory, registration, plane, node.cgroup.pods)
     node.logs.mkdir(parents=True, exist_ok=True)
     identity = {
         "instance_id": node.instance_id,

@@ -8,6 +8,7 @@ repository's Dockerfiles run on nodes with `real_images=True`, which mount nothi
 from __future__ import annotations
 
 import os
+import secrets
 import shutil
 import subprocess
 import sys
@@ -97,7 +98,7 @@ def build(target: Path) -> Path:
     layer = oci.layer(files, links=links)
     for image in IMAGES:
         layout.add(image.reference, layer, _configuration(image))
-    temporary = target.with_name(f".{target.name}.{os.getpid()}")
+    temporary = target.with_name(f".{target.name}.{secrets.token_hex(4)}")  # nodes may boot side by side
     layout.write(temporary)
     temporary.replace(target)
     return target

@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Literal
 
 from localcloud.home import Home, write_private
+from localcloud.noderecord import NodeError
 
 STATE_FILE = "imds.json"
 MAX_TOKEN_SECONDS = 21600
@@ -202,7 +203,7 @@ def _directory(home: Home, node: str) -> Path:
     directory = home.root / "nodes" / node
     if not directory.is_dir():
         known = sorted(path.name for path in (home.root / "nodes").glob("*"))
-        raise KeyError(f"no node {node!r} here; there are: {', '.join(known) or 'none'} (`python -m localcloud node list`)")
+        raise NodeError(f"no node {node!r} here; there are: {', '.join(known) or 'none'} (`python -m localcloud node list`)")
     return directory
 
 

@@ -7,22 +7,20 @@ PID 1. All calls may be repeated; calls for one node from several processes wait
 from __future__ import annotations
 
 import argparse
-import fcntl
 import importlib
 import importlib.util
 import secrets
 import shutil
 import sys
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 from localcloud import containerd, images, net
 from localcloud.boot import boot, configure, prepare, service, switch_off
 from localcloud.home import Home
 from localcloud.nodeapi import control_plane, is_ready, request
-from localcloud.noderecord import Node, NodeError, cgroup_of, known, list_nodes, read
+from localcloud.noderecord import Node, NodeError, cgroup_of, known, list_nodes, lock, read
 from localcloud.pools import Pool
 from localcloud.process import tail
 from localcloud.steps import Row, Step
@@ -89,7 +87,7 @@ def add(
     containerd.check()
     if home.root.is_relative_to("/run"):
         raise NodeError(f"{home.root} lies below /run, which every node has for itself: choose another home")
-    with _lock(home, name):
+    with lock(home, name):
         existing = read(home, name)
         if existing is not None and existing.state != "Off":
             node = existing
@@ -115,13 +113,13 @@ def poweroff(home: Home, name: str) -> None:
     Raises:
         NodeError: no such node, or a process hangs in the kernel.
     """
-    with _lock(home, name):
+    with lock(home, name):
         switch_off(known(home, name))
 
 
 def pause(home: Home, name: str) -> None:
     """Freeze everything on the node at one instant; its open connections stay open. A node that is off stays off."""
-    with _lock(home, name):
+    with lock(home, name):
         node = known(home, name)
         if node.init is not None:
             node.cgroup.freeze()
@@ -129,13 +127,13 @@ def pause(home: Home, name: str) -> None:
 
 def resume(home: Home, name: str) -> None:
     """Let a paused node run on as if no time had passed."""
-    with _lock(home, name):
+    with lock(home, name):
         known(home, name).cgroup.thaw()
 
 
 def cut(home: Home, name: str) -> None:
     """Cut the node off the network; it runs on by itself."""
-    with _lock(home, name):
+    with lock(home, name):
         node = known(home, name)
         if node.init is not None:
             net.cut(node.index)
@@ -143,7 +141,7 @@ def cut(home: Home, name: str) -> None:
 
 def heal(home: Home, name: str) -> None:
     """Connect a cut node again."""
-    with _lock(home, name):
+    with lock(home, name):
         node = known(home, name)
         if node.init is not None:
             net.heal(node.index)
@@ -151,7 +149,7 @@ def heal(home: Home, name: str) -> None:
 
 def delete(home: Home, name: str) -> None:
     """Power off and forget the node; of a static one the Node object goes too. A name that is not there is done already."""
-    with _lock(home, name):
+    with lock(home, name):
         node = read(home, name)
         if node is None:
             return
@@ -197,20 +195,13 @@ def wait_ready(home: Home, name: str, timeout: float = 60.0) -> None:
 def down_all(home: Home) -> None:
     """Remove every node of this home with all its processes, mounts, namespaces, control groups and links; also after a crash of ours."""
     for node in list_nodes(home):
-        with _lock(home, node.name):
+        with lock(home, node.name):
             switch_off(node)
     own = cgroup_of(home)
     own.kill()  # whatever a crash left without its files
     own.remove()
     net.disconnect_all(home.root / "nodes")
     shutil.rmtree(home.root / "nodes", ignore_errors=True)
-
-
-@contextmanager
-def _lock(home: Home, name: str) -> Iterator[None]:
-    with (home.run / f"node-{name}.lock").open("w") as lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)
-        yield
 
 
 def register(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:

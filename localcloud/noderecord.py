@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import fcntl
 import json
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -111,3 +113,11 @@ def list_nodes(home: Home) -> list[Node]:
 
 def cgroup_of(home: Home) -> NodeCgroup:
     return NodeCgroup(f"spottune/{net.key(home)}")
+
+
+@contextmanager
+def lock(home: Home, name: str) -> Iterator[None]:
+    """One at a time, among all threads and processes, for what `name` stands for: a node, or what nodes share."""
+    with (home.run / f"node-{name}.lock").open("w") as file:
+        fcntl.flock(file, fcntl.LOCK_EX)
+        yield

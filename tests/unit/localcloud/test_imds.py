@@ -14,6 +14,7 @@ import pytest
 
 from localcloud import imds
 from localcloud.home import Home
+from localcloud.noderecord import NodeError
 
 IDENTITY = {
     "instance_id": "i-0123456789abcdef0",
@@ -149,5 +150,5 @@ def test_an_on_demand_instance_never_has_a_spot_action() -> None:
 
 
 def test_a_notice_for_an_unknown_node_names_the_known_ones(home: Home) -> None:
-    with pytest.raises(KeyError, match="n1"):
+    with pytest.raises(NodeError, match="n1"):
         imds.set_rebalance(home, "n2", NOON)
