@@ -188,6 +188,7 @@ class NodeCgroup:
                 _inherit_cpuset(group)
             if unified:
                 _delegate(group.parent)
+        _weigh(mount / parts[0])
         for name in ("daemons", "pods"):
             group = mount.joinpath(*parts, name)
             group.mkdir(exist_ok=True)
@@ -211,6 +212,13 @@ def _inherit_cpuset(group: Path) -> None:
     for name in ("cpuset.cpus", "cpuset.mems"):
         if not (group / name).read_text().strip():
             (group / name).write_text((group.parent / name).read_text())
+
+
+def _weigh(group: Path) -> None:
+    # All pods of all nodes are one competitor of this machine's sessions: without more weight, trainers starve beside a busy shell.
+    for name, weight in (("cpu.shares", "4096"), ("cpu.weight", "400")):
+        if (group / name).exists():
+            (group / name).write_text(weight)
 
 
 def _delegate(group: Path) -> None:
