@@ -10,11 +10,12 @@ from kubernetes import client
 
 from localcloud.controlplane import ControlPlane
 from spottune_contract.exitcodes import ExitCode
-from tests.fixtures.operator_process import Jobs, OperatorProcess, await_value, last_word, stop_for_ever
+from tests.fixtures.operator_process import HollowTrainer, Jobs, OperatorProcess, await_value, last_word, stop_for_ever
 
 pytestmark = pytest.mark.cluster
 
 Start = Callable[..., OperatorProcess]
+Trainers = Callable[[], HollowTrainer]
 
 
 @pytest.mark.parametrize("point", ["O1", "O2", "O3"])
@@ -36,10 +37,12 @@ def test_f36_f37_an_operator_killed_around_the_create_leaves_exactly_one_pod(sta
 
 
 @pytest.mark.parametrize("point", ["O4", "O5"])
-def test_an_operator_killed_around_the_accounting_counts_an_attempt_once(start_operator: Start, jobs: Jobs, point: str) -> None:
+def test_an_operator_killed_around_the_accounting_counts_an_attempt_once(
+    start_operator: Start, jobs: Jobs, hollow_trainer: HollowTrainer, point: str
+) -> None:
     first = start_operator(failpoint=f"{point}:kill").await_ready()
     jobs.create()
-    jobs.run("job-e1-0")
+    jobs.train(hollow_trainer, 1)
     jobs.vanish("job-e1-0")
     assert first.await_end() == -signal.SIGKILL
     start_operator().await_ready()
@@ -48,11 +51,13 @@ def test_an_operator_killed_around_the_accounting_counts_an_attempt_once(start_o
     assert (status["interruptions"], status["accounted"], status["attempt"]) == (1, 1, 2)
 
 
-def test_f38_f48_without_an_operator_jobs_are_deleted_and_interruptions_wait(start_operator: Start, jobs: Jobs) -> None:
+def test_f38_f48_without_an_operator_jobs_are_deleted_and_interruptions_wait(
+    start_operator: Start, jobs: Jobs, hollow_trainer: HollowTrainer
+) -> None:
     first = start_operator().await_ready()
     jobs.create("stays")
     jobs.create("goes")
-    jobs.run("stays-e1-0")
+    jobs.train(hollow_trainer, 1, "stays")
     jobs.await_pod("goes-e1-0")
     first.kill()
     jobs.delete("goes")
@@ -63,11 +68,10 @@ def test_f38_f48_without_an_operator_jobs_are_deleted_and_interruptions_wait(sta
     assert jobs.status("stays")["attempts"][0]["verdict"] == "Interrupted"
 
 
-def test_f15_an_end_that_nobody_saw_is_no_failure(start_operator: Start, jobs: Jobs) -> None:
+def test_f15_an_end_that_nobody_saw_is_no_failure(start_operator: Start, jobs: Jobs, hollow_trainer: HollowTrainer) -> None:
     first = start_operator().await_ready()
     jobs.create()
-    jobs.run("job-e1-0")
-    await_value(lambda: jobs.status().get("podUid"), "the pod was seen")
+    jobs.train(hollow_trainer, 1)
     first.kill()
     jobs.vanish("job-e1-0")
     start_operator().await_ready()
@@ -77,16 +81,16 @@ def test_f15_an_end_that_nobody_saw_is_no_failure(start_operator: Start, jobs: J
     assert (status.get("failures", 0), status["interruptions"]) == (0, 1)
 
 
-def test_f43_two_operators_at_once_make_no_second_pod(start_operator: Start, jobs: Jobs) -> None:
+def test_f43_two_operators_at_once_make_no_second_pod(start_operator: Start, jobs: Jobs, hollow_trainers: Trainers) -> None:
     operators = [start_operator("--resync-seconds", "1"), start_operator("--resync-seconds", "1")]
     for operator in operators:
         operator.await_ready()
-    names = [f"job{number}" for number in range(6)]
+    names = [f"job{number}" for number in range(4)]
     for name in names:
         jobs.create(name)
     for epoch in (1, 2):
         for name in names:
-            jobs.run(f"{name}-e{epoch}-0")
+            jobs.train(hollow_trainers(), epoch, name)
         assert len(jobs.pods()) == len(names)
         for name in names:
             jobs.vanish(f"{name}-e{epoch}-0")
@@ -98,12 +102,14 @@ def test_f43_two_operators_at_once_make_no_second_pod(start_operator: Start, job
     assert len(jobs.pods()) == len(names)
 
 
-def test_f43_an_operator_that_wakes_up_from_a_long_stop_changes_nothing(start_operator: Start, jobs: Jobs) -> None:
+def test_f43_an_operator_that_wakes_up_from_a_long_stop_changes_nothing(
+    start_operator: Start, jobs: Jobs, hollow_trainer: HollowTrainer
+) -> None:
     sleeper = start_operator(failpoint="O2:stop").await_ready()
     jobs.create()
     await_value(lambda: "failpoint O2 fired" in sleeper.text(), "the first operator stops between intent and create")
     other = start_operator().await_ready()
-    jobs.run("job-e1-0")
+    jobs.train(hollow_trainer, 1)
     jobs.vanish("job-e1-0")
     jobs.run("job-e2-0")
     stop_for_ever(other)
@@ -115,14 +121,15 @@ def test_f43_an_operator_that_wakes_up_from_a_long_stop_changes_nothing(start_op
 
 
 def test_f39_after_the_api_server_is_back_the_operator_acts_within_seconds(
-    start_operator: Start, jobs: Jobs, control_plane: ControlPlane
+    start_operator: Start, jobs: Jobs, control_plane: ControlPlane, hollow_trainer: HollowTrainer
 ) -> None:
     operator = start_operator().await_ready()
     jobs.create()
-    jobs.run("job-e1-0")
-    await_value(lambda: jobs.status().get("podUid"), "the pod was seen")
+    jobs.train(hollow_trainer, 1)
     server = control_plane.apiserver()
-    server.stop()
+    running = server.running()
+    assert running is not None
+    running.signal(signal.SIGKILL)
     await_value(lambda: operator.metric('spottune_api_errors_total{error="Unavailable"}') > 0, "the operator notices", 30)
     server.start()
     jobs.vanish("job-e1-0")
