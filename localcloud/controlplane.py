@@ -100,7 +100,7 @@ class ControlPlane:
     def etcd(self) -> Service:
         """etcd without fsync: a crash of processes loses nothing, a power cut may; the state is a local cluster's."""
         peer = f"http://{_LOOPBACK}:{self.home.port('etcd-peer')}"
-        command = [
+        command: list[str | Path] = [
             binary("etcd"),
             "--name=local",
             f"--data-dir={self.home.data('etcd')}",
@@ -121,7 +121,7 @@ class ControlPlane:
         kubelet_client = authority.client("kube-apiserver-kubelet-client", ["system:masters"])
         tokens = authority.signing_key("service-account")
         host, port = self.server.removeprefix("https://").split(":")
-        command = [
+        command: list[str | Path] = [
             binary("kube-apiserver"),
             f"--etcd-servers={self.etcd_endpoint}",
             f"--bind-address={host}",
@@ -153,7 +153,7 @@ class ControlPlane:
         authority = self.authority
         config = self.client_config("system:kube-controller-manager")
         port = self.home.port("kube-controller-manager")
-        command = [
+        command: list[str | Path] = [
             binary("kube-controller-manager"),
             f"--kubeconfig={config}",
             f"--authentication-kubeconfig={config}",
@@ -178,7 +178,7 @@ class ControlPlane:
     def scheduler(self) -> Service:
         config = self.client_config("system:kube-scheduler")
         port = self.home.port("kube-scheduler")
-        command = [
+        command: list[str | Path] = [
             binary("kube-scheduler"),
             f"--kubeconfig={config}",
             f"--authentication-kubeconfig={config}",
@@ -220,7 +220,7 @@ def _answers(url: str, context: ssl.SSLContext | None = None) -> bool:
     except (OSError, urllib.error.URLError):
         return False
     if url.endswith("/health"):  # etcd answers 200 with {"health": "false"} while it has no leader
-        return json.loads(body).get("health") == "true"
+        return bool(json.loads(body).get("health") == "true")
     return True
 
 
