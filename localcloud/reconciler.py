@@ -207,7 +207,8 @@ def _up(home: Home) -> str:
 
 
 def _status(home: Home) -> list[Row]:
-    return [Row("node boot (reconciler)", "up" if Reconciler(home).service.running() else "down")]
+    process = Reconciler(home).service.running()
+    return [Row("node boot (reconciler)", "running" if process else "stopped", f"pid {process.pid}" if process else "")]
 
 
 STEP = Step("node boot", _up, lambda home: Reconciler(home).down(), _status)
