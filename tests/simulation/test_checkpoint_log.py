@@ -1,0 +1,152 @@
+"""The checkpoint protocol under random schedules: the real steps of several writers, every fault of a store, all invariants after
+every request. And the proof that the invariants bite: each safeguard removed makes a schedule fail."""
+
+from __future__ import annotations
+
+import random
+from typing import Any
+
+import pytest
+
+from spottune_contract.records import Claim, Commit, Resume
+from spottune_trainer.checkpoint.lineage import Damaged, Entry, WriteStep, resume_candidates
+from spottune_trainer.checkpoint.protocol import Facts, Protocol, Restored
+from spottune_trainer.checkpoint.store import Created, Delete, PutResult
+from spottune_trainer.checkpoint.transfer import Steps, Uploaded, list_keys
+from tests.simulation.checkpoint_world import KEEP_LAST, Options, Violation, World, run_schedule
+from tests.simulation.memory_store import Faults
+
+
+def campaign(seeds: range, options: Options | None = None) -> list[World]:
+    return [run_schedule(seed, options) for seed in seeds]
+
+
+def test_no_schedule_breaks_an_invariant() -> None:
+    worlds = campaign(range(300))
+    # The schedules are worth something only if what they are about did happen in them.
+    ends = [actor.ended for world in worlds for actor in world.actors]
+    assert sum(len(world.acknowledged) for world in worlds) > 2000
+    assert sum(world.resumes for world in worlds) > 900
+    assert ends.count("Fenced") > 300
+    assert ends.count("crashed") > 300
+    assert ends.count("EpochStale") > 100
+    assert sum(bool(world.store.corrupted) for world in worlds) > 100
+    assert sum(len(world.store.deleted) for world in worlds) > 1000
+
+
+@pytest.mark.long
+@pytest.mark.timeout(3600)
+def test_no_schedule_of_twelve_thousand_breaks_an_invariant() -> None:
+    campaign(range(1_000, 13_000))
+
+
+def test_a_store_that_answers_success_to_the_loser_of_a_race_does_no_harm() -> None:
+    campaign(range(30), Options(faults=_lying))
+
+
+# --- each safeguard is load-bearing -----------------------------------------------------------------------------------------
+
+
+class ParentInClaim(Protocol):
+    """Chooses the parent from the log as read before the CLAIM: a commit that lands in between is lost."""
+
+    def _read_to_end(self) -> Steps[None]:
+        yield from super()._read_to_end()
+        self._seen = resume_candidates(self.log)
+
+    def resume(self, accept: Any) -> Steps[Restored | None]:
+        restored = yield from self._restore(self._seen, accept, [])
+        yield from self._go_on_from(restored)
+        return restored
+
+
+class NoReadBack(Protocol):
+    """Believes a 200."""
+
+    def _after_put(self, own: Claim | Resume | Commit, result: PutResult) -> Steps[Entry | None]:
+        if isinstance(result, Created):
+            return own
+        return (yield from super()._after_put(own, result))
+
+
+class StepsOverUnreadable(Protocol):
+    """Takes a damaged record in its way for void."""
+
+    def _take(self, found: Entry, own: Commit | Resume | None) -> WriteStep:
+        if isinstance(found, Damaged):
+            self.log.add(found)
+            return WriteStep.VOID
+        return super()._take(found, own)
+
+
+class _Sweeping(Protocol):
+    def _sweep(self, keep: int) -> Steps[None]:
+        kept = {file.key for commit in resume_candidates(self.log)[:keep] for file in commit.files}
+        for key in (yield from list_keys("data/", "")):
+            named = any(file.key == key for commit in resume_candidates(self.log) for file in commit.files)
+            if named and key not in kept:
+                yield Delete(key)
+
+
+class DeletesBeforeCommit(_Sweeping):
+    """Makes room for a commit that is not acknowledged yet."""
+
+    def seal(self, uploaded: Uploaded, facts: Facts) -> Steps[Commit]:
+        yield from self._sweep(KEEP_LAST - 1)
+        return (yield from super().seal(uploaded, facts))
+
+
+class KeepsOne(_Sweeping):
+    """K = 1: one damaged object is the end."""
+
+    def retain(self, keep_last: int) -> Steps[int]:
+        yield from self._sweep(1)
+        return 0
+
+
+class ForgetsRejections(Protocol):
+    """Goes back without saying why."""
+
+    def _restore(self, *arguments: Any) -> Steps[Restored | None]:
+        restored = yield from super()._restore(*arguments)
+        return None if restored is None else Restored(restored.commit, restored.files, ())
+
+
+class IgnoresOlderClaims(Protocol):
+    """Takes a CLAIM of an older epoch behind its own for void, though it proves that its own cannot be read."""
+
+    def _take(self, found: Entry, own: Commit | Resume | None) -> WriteStep:
+        if isinstance(found, Claim) and found.epoch < self.me.epoch:
+            self.log.add(found)
+            return WriteStep.VOID
+        return super()._take(found, own)
+
+
+def _lying(chance: random.Random) -> Faults:
+    return Faults(lies=0.9)
+
+
+_DAMAGED_CLAIM = {"corruption": 1.0, "claims_only": True}
+_ZOMBIES = {"pause": 0.1, "stale": 0.4, "spawn": 0.1}
+
+
+def test_a_damaged_claim_at_the_worst_moment_does_no_harm() -> None:
+    campaign(range(25), Options(**_DAMAGED_CLAIM, **_ZOMBIES))  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(
+    ("mutant", "options", "first"),
+    [
+        (ParentInClaim, {"corruption": 0.0}, 0),
+        (NoReadBack, {"faults": _lying}, 0),
+        (StepsOverUnreadable, _DAMAGED_CLAIM, 20),
+        (IgnoresOlderClaims, {**_DAMAGED_CLAIM, **_ZOMBIES}, 70),
+        (DeletesBeforeCommit, {"corruption": 0.0}, 0),
+        (KeepsOne, {"corruption": 1.0}, 0),
+        (ForgetsRejections, {"corruption": 1.0}, 0),
+    ],
+)
+def test_without_a_safeguard_some_schedule_breaks_an_invariant(mutant: type[Protocol], options: dict[str, Any], first: int) -> None:
+    # Rare ones start near a schedule that is known to show it, to be quick; the search goes on far beyond.
+    with pytest.raises(Violation):
+        campaign(range(first, first + 3_000), Options(protocol=mutant, **options))
