@@ -1,0 +1,130 @@
+"""From a message to a look: what reaches the board, what is counted and forgotten, what the planner is shown."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from typing import Any
+
+import pytest
+
+from spottune_operator.metrics import Metrics
+from spottune_operator.notices.board import KEPT_SECONDS, NoticeBoard, instance_of
+from spottune_operator.notices.desk import STALE_SECONDS, NoticeDesk
+from spottune_operator.notices.eventbridge import CloudEvent, Kind
+from spottune_operator.notices.sqs import Rejected
+from spottune_operator.planner.types import Notice
+from spottune_operator.view import JobKey, View
+from spottune_operator.workqueue import WorkQueue
+
+NOW = 1772366400.0
+INSTANCE = "i-0b662ef9931388ba0"
+
+
+def node(name: str, instance: str) -> dict[str, Any]:
+    metadata = {"name": name, "uid": name, "resourceVersion": "1", "labels": {}}
+    return {"metadata": metadata, "spec": {"providerID": f"aws:///us-east-1a/{instance}"}, "status": {"conditions": []}}
+
+
+def pod(job: str, node_name: str) -> dict[str, Any]:
+    metadata = {"name": f"{job}-e1-0", "namespace": "demo", "uid": f"uid-{job}", "labels": {"spottune.dev/job": job}}
+    return {"metadata": metadata, "spec": {"nodeName": node_name}, "status": {"phase": "Running", "podIP": "10.0.0.1"}}
+
+
+def spot(instance: str = INSTANCE, **fields: Any) -> str:
+    detail = {"instance-id": instance, "instance-action": "terminate"}
+    base = {"source": "aws.ec2", "detail-type": "EC2 Spot Instance Interruption Warning", "time": "2026-03-01T12:00:00Z"}
+    return json.dumps({**base, "region": "us-east-1", "detail": detail, **fields})
+
+
+class Setup:
+    """A desk with one of our nodes, one job on it, one job elsewhere, and a queue that records its looks."""
+
+    def __init__(self) -> None:
+        self.view, self.metrics, self.looked = View(), Metrics(), list[JobKey]()
+        self.now = NOW + 5
+        self.view.put_node(node("n1", INSTANCE))
+        self.view.put_pod(pod("here", "n1"))
+        self.view.put_pod(pod("there", "n2"))
+        self.queue = WorkQueue[JobKey](self._look)
+        self.desk = NoticeDesk(self.view, self.queue, self.metrics, region="us-east-1", wall=lambda: self.now)
+
+    async def _look(self, key: JobKey) -> float | None:
+        self.looked.append(key)
+        return None
+
+    async def handle(self, body: str) -> None:
+        running = asyncio.create_task(self.queue.run())
+        try:
+            await self.desk.handle(body)
+        finally:
+            running.cancel()
+
+    def count(self, kind: str) -> float:
+        return float(self.metrics.registry.get_sample_value("spottune_notices_total", {"source": "sqs", "kind": kind}) or 0)
+
+
+@pytest.fixture
+def setup() -> Setup:
+    return Setup()
+
+
+async def test_a_notice_for_a_node_of_ours_has_its_jobs_looked_at_before_it_counts_as_handled(setup: Setup) -> None:
+    await setup.handle(spot())
+    assert setup.looked == [JobKey("demo", "here")]
+    assert setup.view.notices.about(setup.view.nodes) == (Notice("n1", "Interruption", "sqs", NOW + 120, INSTANCE),)
+
+
+async def test_f6_the_same_notice_five_times_is_one_notice(setup: Setup) -> None:
+    for _ in range(5):
+        await setup.handle(spot())
+    assert len(setup.view.notices) == 1
+
+
+async def test_f8_f68_a_notice_for_a_machine_that_is_none_of_our_nodes_leaves_only_a_count(setup: Setup) -> None:
+    await setup.handle(spot("i-00000000000000000"))
+    assert (setup.looked, len(setup.view.notices), setup.count("NoSuchNode")) == ([], 0, 1)
+    await setup.handle(spot(region="eu-west-1"))
+    assert (setup.looked, len(setup.view.notices), setup.count("ForeignRegion")) == ([], 0, 1)
+
+
+async def test_f67_history_is_not_acted_upon(setup: Setup) -> None:
+    setup.now = NOW + 120 + STALE_SECONDS + 1
+    await setup.handle(spot())
+    assert (setup.looked, setup.count("Stale")) == ([], 1)
+
+
+async def test_an_unknown_event_is_counted_and_done_with(setup: Setup) -> None:
+    await setup.handle(json.dumps({"source": "aws.ec2", "detail-type": "Something New", "time": "", "detail": {}}))
+    assert setup.count("UnknownDetailType") == 1
+
+
+async def test_f69_poison_is_left_for_the_dead_letter_queue(setup: Setup) -> None:
+    with pytest.raises(Rejected):
+        await setup.handle("[" * 100_000)
+    assert setup.count("Malformed") == 1
+
+
+@pytest.mark.parametrize(
+    ("kind", "shown"), [(Kind.REBALANCE, "Rebalance"), (Kind.SCHEDULED_CHANGE, "Rebalance"), (Kind.STATE_CHANGE, "Interruption")]
+)
+def test_only_what_ends_the_machine_soon_is_an_interruption(kind: Kind, shown: str) -> None:
+    board = NoticeBoard()
+    board.post(CloudEvent(kind, (INSTANCE,), NOW, None, "x"), "sqs", NOW)
+    (notice,) = board.about({"n1": node("n1", INSTANCE)})
+    assert notice.kind == shown
+
+
+def test_the_board_shows_only_live_nodes_and_forgets() -> None:
+    board = NoticeBoard()
+    board.post(CloudEvent(Kind.REBALANCE, (INSTANCE,), NOW, None, "x"), "sqs", NOW)
+    assert board.about({"n2": node("n2", "i-00000000")}) == ()
+    board.expire(NOW + KEPT_SECONDS + 1)
+    assert board.about({"n1": node("n1", INSTANCE)}) == ()
+
+
+@pytest.mark.parametrize(
+    ("provider", "instance"), [("aws:///us-east-1a/i-12345678", "i-12345678"), ("kind://docker/x/y", ""), ("", ""), (None, "")]
+)
+def test_only_aws_nodes_have_an_instance(provider: str | None, instance: str) -> None:
+    assert instance_of({"spec": {"providerID": provider}}) == instance

@@ -1,0 +1,133 @@
+"""The queue reader against a real SQS server over HTTP (moto): delete after handling, leave what failed, survive an outage."""
+
+from __future__ import annotations
+
+import asyncio
+import secrets
+from collections.abc import Iterator
+
+import boto3
+import pytest
+from moto.server import ThreadedMotoServer
+from mypy_boto3_sqs import SQSClient
+
+from spottune_operator.notices.sqs import NoticeQueue, QueueSettings, Rejected, connect
+
+
+@pytest.fixture(scope="module")
+def endpoint() -> Iterator[str]:
+    server = ThreadedMotoServer(ip_address="127.0.0.1", port=0)
+    server.start()
+    host, port = server.get_host_and_port()
+    yield f"http://{host}:{port}"
+    server.stop()
+
+
+@pytest.fixture
+def sqs(endpoint: str, monkeypatch: pytest.MonkeyPatch) -> SQSClient:
+    monkeypatch.setenv("AWS_ACCESS_KEY_ID", "test")
+    monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "test")
+    return boto3.client("sqs", endpoint_url=endpoint, region_name="us-east-1")
+
+
+@pytest.fixture
+def queue_url(sqs: SQSClient) -> str:
+    """A queue that redelivers after a second and gives up after two deliveries."""
+    name = f"q-{secrets.token_hex(4)}"
+    dead = sqs.create_queue(QueueName=f"{name}-dlq")["QueueUrl"]
+    arn = sqs.get_queue_attributes(QueueUrl=dead, AttributeNames=["QueueArn"])["Attributes"]["QueueArn"]
+    redrive = f'{{"deadLetterTargetArn": "{arn}", "maxReceiveCount": 2}}'
+    attributes = {"VisibilityTimeout": "1", "RedrivePolicy": redrive}
+    return sqs.create_queue(QueueName=name, Attributes=attributes)["QueueUrl"]  # type: ignore[arg-type]
+
+
+class Reader:
+    """A running `NoticeQueue` whose handler is told what to do with each body."""
+
+    def __init__(self, endpoint: str, url: str, wait_seconds: int = 1, handle_seconds: float = 2.0) -> None:
+        self.handled: list[str] = []
+        self.up: list[bool] = []
+        self.news = asyncio.Event()
+        client = connect(QueueSettings(url, "us-east-1", endpoint))
+        self.queue = NoticeQueue(client, url, self._handle, up=self._up, wait_seconds=wait_seconds, handle_seconds=handle_seconds)
+        self.queue.start()
+
+    async def _handle(self, body: str) -> None:
+        self.handled.append(body)
+        self.news.set()
+        if body.startswith("poison"):
+            raise Rejected("not an event")
+        if body.startswith("slow"):
+            await asyncio.sleep(60)
+        if body == "fails once" and self.handled.count(body) == 1:
+            raise RuntimeError("API server away")
+
+    def _up(self, answering: bool) -> None:
+        self.up.append(answering)
+        self.news.set()
+
+    async def until(self, condition: str) -> None:
+        """Until the expression holds; it is evaluated whenever something happened."""
+        async with asyncio.timeout(20):
+            while not eval(condition, {"r": self}):
+                self.news.clear()
+                await self.news.wait()
+
+
+async def _emptied(sqs: SQSClient, url: str) -> bool:
+    names = ["ApproximateNumberOfMessages", "ApproximateNumberOfMessagesNotVisible"]
+    async with asyncio.timeout(20):
+        while True:
+            attributes = (await asyncio.to_thread(sqs.get_queue_attributes, QueueUrl=url, AttributeNames=names))["Attributes"]  # type: ignore[arg-type]
+            if all(value == "0" for value in attributes.values()):
+                return True
+            await asyncio.sleep(0.05)
+
+
+async def test_a_handled_message_is_deleted(endpoint: str, sqs: SQSClient, queue_url: str) -> None:
+    reader = Reader(endpoint, queue_url)
+    sqs.send_message(QueueUrl=queue_url, MessageBody="one")
+    await reader.until("'one' in r.handled")
+    assert await _emptied(sqs, queue_url)
+    assert reader.up == [True]
+    reader.queue.stop()
+
+
+async def test_a_message_whose_handling_failed_comes_again(endpoint: str, sqs: SQSClient, queue_url: str) -> None:
+    reader = Reader(endpoint, queue_url)
+    sqs.send_message(QueueUrl=queue_url, MessageBody="fails once")
+    await reader.until("len(r.handled) == 2")
+    assert await _emptied(sqs, queue_url)
+    reader.queue.stop()
+
+
+async def test_f69_poison_goes_to_the_dead_letter_queue_and_blocks_nothing(endpoint: str, sqs: SQSClient, queue_url: str) -> None:
+    reader = Reader(endpoint, queue_url)
+    sqs.send_message(QueueUrl=queue_url, MessageBody="poison")
+    sqs.send_message(QueueUrl=queue_url, MessageBody="good")
+    await reader.until("'good' in r.handled and r.handled.count('poison') == 2")
+    async with asyncio.timeout(20):
+        while not (dead := await asyncio.to_thread(sqs.receive_message, QueueUrl=f"{queue_url}-dlq")).get("Messages"):
+            await asyncio.sleep(0.05)
+    assert dead["Messages"][0]["Body"] == "poison"
+    reader.queue.stop()
+
+
+async def test_a_message_that_takes_too_long_holds_up_no_other(endpoint: str, sqs: SQSClient, queue_url: str) -> None:
+    reader = Reader(endpoint, queue_url, handle_seconds=0.5)
+    for body in ("slow", "good"):
+        sqs.send_message(QueueUrl=queue_url, MessageBody=body)
+    await reader.until("'good' in r.handled and 'slow' in r.handled")
+    reader.queue.stop()
+
+
+async def test_f70_an_outage_is_reported_and_its_end_too(endpoint: str, sqs: SQSClient, queue_url: str) -> None:
+    attributes = sqs.get_queue_attributes(QueueUrl=queue_url, AttributeNames=["VisibilityTimeout"])["Attributes"]
+    sqs.delete_queue(QueueUrl=queue_url)
+    reader = Reader(endpoint, queue_url)
+    await reader.until("r.up == [False]")
+    sqs.create_queue(QueueName=queue_url.rpartition("/")[2], Attributes=attributes)  # type: ignore[arg-type]
+    sqs.send_message(QueueUrl=queue_url, MessageBody="after")
+    await reader.until("'after' in r.handled")
+    assert reader.up == [False, True]
+    reader.queue.stop()
