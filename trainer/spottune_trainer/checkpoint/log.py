@@ -12,6 +12,7 @@ from datetime import UTC, datetime
 from spottune_contract.progress import LogView
 from spottune_contract.records import Commit, CommitReason
 from spottune_trainer.checkpoint.drive import Driver, Patience
+from spottune_trainer.checkpoint.errors import LogBlocked, LogNotUnderstood, NoReadableCheckpoint
 from spottune_trainer.checkpoint.lineage import MIN_KEPT, Writer, view
 from spottune_trainer.checkpoint.protocol import ClaimOutcome, Facts, Protocol, Restored
 from spottune_trainer.checkpoint.store import Store
@@ -42,6 +43,7 @@ class CheckpointLog:
         self.writer = writer or new_token()
         self._protocol = Protocol(Writer(epoch, self.writer), min_slot=min_slot, token=new_token, stamp=_wall_clock)
         self._driver = Driver(store)
+        self._store_name = store.name
         self._keep_last = keep_last
         self._lock = threading.Lock()
         self._view = view(self._protocol.log)
@@ -49,7 +51,7 @@ class CheckpointLog:
     def probe(self) -> None:
         """See whether the store honours conditional writes. Raises `StorageDenied` (a few seconds) or `StorageUnavailable` (30 s)."""
         with self._operation():
-            self._driver.run(self._protocol.probe(), patience=AT_START)
+            self._driver.run(self._protocol.probe(self._store_name), patience=AT_START)
 
     def claim(
         self, *, pod_uid: str, node: str, spec_hash: str, image_digest: str, compute_class: str, versions: Mapping[str, str]
@@ -130,6 +132,9 @@ class CheckpointLog:
         with self._lock:
             try:
                 yield
+            except (NoReadableCheckpoint, LogBlocked, LogNotUnderstood) as error:
+                # The steps know slots and relative keys only; people need to know where.
+                raise type(error)(f"{self._store_name}: {error}", reason=error.reason) from None
             finally:
                 self._view = view(self._protocol.log)
 

@@ -125,7 +125,7 @@ class Protocol:
 
     # --- start ----------------------------------------------------------------------------------------------------------
 
-    def probe(self) -> Steps[None]:
+    def probe(self, store_name: str) -> Steps[None]:
         """Refuse a store whose conditional writes cannot be relied on. Raises `StorageDenied`."""
         for attempt in count():
             key = probe_key(self._token())
@@ -136,7 +136,7 @@ class Protocol:
             honesty = interpret_probe(racing, bodies, third, found.body if isinstance(found, Found) else None)
             if honesty is Honesty.DISHONEST:
                 raise StorageDenied(
-                    "it answered success to more than one PUT with If-None-Match: * to the same key; "
+                    f"{store_name} answered success to more than one PUT with If-None-Match: * to the same key; "
                     "use a store that honours conditional writes (AWS S3, a current MinIO, SeaweedFS …)",
                     reason="ConditionalWritesUnsupported",
                 )
