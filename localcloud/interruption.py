@@ -58,11 +58,11 @@ def interrupt(
     """
     if not 0 <= notice_seconds <= ec2_events.NOTICE.total_seconds():
         raise ValueError(f"notice of {notice_seconds:g} s: AWS gives at most 120 s; use a rebalance recommendation for an earlier hint")
-    target = node.get(home, name)
+    target = _powered(home, name)
     now = datetime.now(UTC)
     # IMDS and the event name whole seconds: the power goes off at the second that was named.
     action_time = now.replace(microsecond=0) + timedelta(seconds=round(notice_seconds))
-    given = Interruption(name, str(target.instance_id), kind, action_time)
+    given = Interruption(name, target.instance_id, kind, action_time)
     if with_rebalance:
         rebalance(home, name)
     imds.set_instance_action(home, name, kind, action_time)
@@ -73,19 +73,19 @@ def interrupt(
 
 def rebalance(home: Home, name: str) -> datetime:
     """Recommends to leave the node `name`: IMDS and both queues. Returns the notice time. Raises as `interrupt` does."""
-    target = node.get(home, name)
+    target = _powered(home, name)
     now = datetime.now(UTC).replace(microsecond=0)
     imds.set_rebalance(home, name, now)
-    _send(home, ec2_events.rebalance_recommendation(_id(), str(target.instance_id), _zone(target), now))
+    _send(home, ec2_events.rebalance_recommendation(_id(), target.instance_id, _zone(target), now))
     return now
 
 
 def power_off(home: Home, name: str) -> None:
     """The power of the node `name` goes off, with no notice and no event afterwards; its instance is terminated, too."""
     target = node.get(home, name)
-    _silent(home, str(target.instance_id)).touch()
+    _silent(home, target.instance_id).touch()
     node.poweroff(home, name)
-    _end_instance(home, str(target.instance_id), "terminate")
+    _end_instance(home, target.instance_id, "terminate")
 
 
 def is_silent(home: Home, instance_id: str) -> bool:
@@ -115,6 +115,13 @@ def carry_out(home: Home, given: Interruption) -> str:
         # A static node: no instance whose end the reconciler could see.
         announce_end(home, given.instance_id, given.action)
     return f"{given.node} ({given.instance_id}) lost its power at {given.action_time:%H:%M:%S}"
+
+
+def _powered(home: Home, name: str) -> node.Node:
+    target = node.get(home, name)
+    if target.state == "Off":
+        raise node.NodeError(f"node {name} is off already: there is nothing to interrupt")
+    return target
 
 
 def _still_there(home: Home, given: Interruption) -> bool:
@@ -170,7 +177,7 @@ def _silent(home: Home, instance_id: str) -> Path:
 
 
 def _zone(target: node.Node) -> str:
-    return str(target.pool).split("/")[1]
+    return target.pool.split("/")[1]
 
 
 def _id() -> str:

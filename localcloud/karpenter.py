@@ -16,7 +16,7 @@ from localcloud.home import Home, write_private
 from localcloud.moto_server import Moto
 from localcloud.pools import REGION
 from localcloud.process import Service, ServiceError, find, stop
-from localcloud.seed import ACCESS_KEY, CLUSTER, KARPENTER_QUEUE
+from localcloud.seed import ACCESS_KEY, CLUSTER, KARPENTER_QUEUE, load
 from localcloud.steps import Row, Step
 
 MODULE = "github.com/aws/karpenter-provider-aws"
@@ -76,6 +76,7 @@ class Karpenter:
             raise ServiceError(f"kubectl {' '.join(arguments[:2])} failed: {done.stderr.strip()}")
 
     def _environment(self) -> dict[str, str]:
+        cloud = load(self.home)
         return {
             "KUBECONFIG": str(self.plane.client_config("karpenter", ["system:masters"])),
             "SYSTEM_NAMESPACE": "kube-system",
@@ -96,7 +97,10 @@ class Karpenter:
             "AWS_ACCESS_KEY_ID": ACCESS_KEY,
             "AWS_SECRET_ACCESS_KEY": ACCESS_KEY,
             "AWS_EC2_METADATA_DISABLED": "true",
-            "LOG_LEVEL": "debug",
+            "LOG_LEVEL": "info",
+            # Means nothing to Karpenter: a moto that forgot everything has other ids, and what Karpenter remembers of it would be wrong,
+            # so it is started anew.
+            "SPOTTUNE_LOCALCLOUD_ACCOUNT": cloud.security_group if cloud else "",
         }
 
     def _ready(self) -> bool:

@@ -13,7 +13,7 @@ from datetime import UTC, datetime, timedelta
 
 import pytest
 
-from localcloud import interruption, node
+from localcloud import interruption, node, seed
 from tests.fixtures.cloud import Cloud, eventually
 
 pytestmark = [pytest.mark.cluster, pytest.mark.nodes]
@@ -123,6 +123,34 @@ def test_a_killed_karpenter_launches_nothing_twice(clean_cloud: Cloud) -> None:
     clean_cloud.node_of("trainer")
     assert len(clean_cloud.get("nodeclaims")) == 1
     assert len(clean_cloud.instances()) == 1
+
+
+def test_a_static_node_is_interrupted_at_its_time_too(clean_cloud: Cloud) -> None:
+    added = node.add(clean_cloud.home, "g6.xlarge/us-east-1c/spot", name="static")
+    try:
+        given = interruption.interrupt(clean_cloud.home, "static", notice_seconds=3)
+        eventually(lambda: node.get(clean_cloud.home, "static").state == "Off", 15, "the power to go off")
+        assert datetime.now(UTC) >= given.action_time
+        # Its instance is made up, so nobody but the interruption itself can report the end.
+        eventually(lambda: clean_cloud.message_count(clean_cloud.seed.queue_url) == 3, 10, "the state changes")
+        assert [m["detail-type"] for m in clean_cloud.messages(clean_cloud.seed.queue_url)] == [WARNING, STATE_CHANGE, STATE_CHANGE]
+        with pytest.raises(node.NodeError, match="off already"):
+            interruption.interrupt(clean_cloud.home, added.name)
+    finally:
+        node.delete(clean_cloud.home, "static")
+
+
+def test_after_moto_forgot_everything_up_seeds_again_and_karpenter_launches_again(clean_cloud: Cloud) -> None:
+    before = clean_cloud.seed
+    clean_cloud.moto.down()
+    clean_cloud.moto.up()
+    seed.seed(clean_cloud.home, clean_cloud.moto.endpoint)
+    clean_cloud.karpenter.up()
+    assert clean_cloud.seed.subnets != before.subnets
+    clean_cloud.run_pod("trainer", ["g4dn.xlarge"], ["us-east-1b"])
+    clean_cloud.node_of("trainer")
+    (instance,) = clean_cloud.instances()
+    assert instance["SubnetId"] == clean_cloud.seed.subnets["us-east-1b"]
 
 
 def _metadata(cloud: Cloud, name: str, path: str) -> str:
