@@ -39,8 +39,8 @@ _FROM_ETC = (
     "protocols",
     "services",
 )
-_PASSED_ON = ("OPENBLAS_CORETYPE", "OPENBLAS_L2_SIZE", "LD_LIBRARY_PATH")
-"""Facts of this machine's processor and libraries that programs need here; real images have none."""
+_PASSED_ON = ("OPENBLAS_CORETYPE", "OPENBLAS_L2_SIZE")
+"""Facts of this machine's processor. Few, and inherited by every service of ours: the image must be the same whoever adds the node."""
 _PASSWD = f"root:x:0:0:root:/root:/usr/sbin/nologin\nnonroot:x:{USER}:{USER}:nonroot:/tmp:/usr/sbin/nologin\n"
 _GROUP = f"root:x:0:\nnonroot:x:{USER}:\n"
 

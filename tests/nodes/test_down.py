@@ -90,10 +90,10 @@ def test_a_node_ends_with_its_init(plane: ControlPlane) -> None:
     added = node.add(plane.home, name="headless", wait=True)
     init = added.init
     assert init is not None
-    pids = added.cgroup.processes()
+    processes = [found for pid in added.cgroup.processes() if (found := process.Process.of(pid))]
     os.kill(init.pid, 9)
     deadline = time.monotonic() + 10
-    while any(process.Process.of(pid) for pid in pids):
+    while any(each.alive() for each in processes):
         assert time.monotonic() < deadline, "processes outlived the node's init"
         time.sleep(0.02)
     assert added.state == "Off"

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-import os
+import signal
 import socket
 import time
 import urllib.request
@@ -13,6 +13,7 @@ from pathlib import Path
 import pytest
 
 from localcloud import imds, node, oci
+from localcloud.process import Process
 from tests.fixtures.nodes import LocalNodes
 
 pytestmark = pytest.mark.nodes
@@ -33,6 +34,19 @@ def get(address: str, timeout: float = 2.0) -> str | None:
             return str(response.read().decode())
     except OSError:
         return None
+
+
+def commands(of: node.Node) -> dict[Process, bytes]:
+    """The command line of every process of the node."""
+    found = {}
+    for pid in of.cgroup.processes():
+        try:
+            process, command = Process.of(pid), Path(f"/proc/{pid}/cmdline").read_bytes()
+        except OSError:
+            continue  # ended between the look and the reading
+        if process is not None:
+            found[process] = command
+    return found
 
 
 def test_three_nodes_of_three_pools_are_ready_within_seconds(local_nodes: LocalNodes) -> None:
@@ -70,10 +84,10 @@ def test_power_off_kills_everything_at_once_and_the_node_becomes_unknown(local_n
     added = local_nodes.add()
     address = local_nodes.pod("server", added, SERVER)
     local_nodes.until(lambda: get(address), "the pod serves")
-    pids = added.cgroup.processes()
-    assert any(b"TCPServer" in Path(f"/proc/{pid}/cmdline").read_bytes() for pid in pids)
+    processes = commands(added)
+    assert any(b"TCPServer" in command for command in processes.values())
     node.poweroff(local_nodes.home, added.name)
-    assert not [pid for pid in pids if Path(f"/proc/{pid}").exists()]
+    assert not [process for process in processes if process.alive()]
     assert get(address) is None
     assert added.state == "Off"
     node.poweroff(local_nodes.home, added.name)
@@ -117,11 +131,11 @@ def test_a_cut_node_is_unreachable_until_it_is_healed_and_its_pods_live_on(local
     added = local_nodes.add()
     address = local_nodes.pod("server", added, SERVER)
     local_nodes.until(lambda: get(address), "the pod serves")
-    before = added.cgroup.processes()
+    server = next(process for process, command in commands(added).items() if b"TCPServer" in command)
     node.cut(local_nodes.home, added.name)
     assert added.state == "Cut"
     assert get(address, 0.5) is None
-    assert before <= added.cgroup.processes()
+    assert server.alive()
     node.heal(local_nodes.home, added.name)
     assert local_nodes.until(lambda: get(address), "the pod serves again", 10) == "alive"
 
@@ -177,14 +191,13 @@ def test_imds_answers_pods_of_the_host_network_only(local_nodes: LocalNodes) -> 
 
 def test_a_kubelet_that_dies_is_started_again(local_nodes: LocalNodes) -> None:
     added = local_nodes.add()
-    kubelet = next(pid for pid in added.cgroup.processes() if Path(f"/proc/{pid}/comm").read_text().strip() == "kubelet")
-    os.kill(kubelet, 9)
 
-    def another() -> bool:
-        names = {pid: Path(f"/proc/{pid}/comm").read_text().strip() for pid in added.cgroup.processes()}
-        return any(name == "kubelet" and pid != kubelet for pid, name in names.items())
+    def kubelets() -> set[Process]:
+        return {process for process, command in commands(added).items() if command.split(b"\0")[0].endswith(b"/kubelet")}
 
-    local_nodes.until(another, "a new kubelet", 10)
+    (first,) = kubelets()
+    first.signal(signal.SIGKILL)
+    local_nodes.until(lambda: kubelets() - {first}, "a new kubelet", 10)
 
 
 def test_deleting_a_static_node_deletes_its_node_object(local_nodes: LocalNodes) -> None:
