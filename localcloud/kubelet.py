@@ -59,7 +59,7 @@ def write(directory: Path, node: Registration, plane: ControlPlane, cgroup_root:
         "failSwapOn": False,
         "resolvConf": "",
         "providerID": node.provider_id,
-        "registerWithTaints": [_taint(text) for text in node.taints],
+        "registerWithTaints": [parse_taint(text) for text in node.taints],
         "nodeLeaseDurationSeconds": LEASE_SECONDS,
         "nodeStatusUpdateFrequency": "3s",
         "nodeStatusReportFrequency": "1m",
@@ -105,7 +105,8 @@ def write(directory: Path, node: Registration, plane: ControlPlane, cgroup_root:
     return kubelet, [str(binary("kube-proxy")), f"--config={directory / 'kube-proxy.json'}"]
 
 
-def _taint(text: str) -> dict[str, str]:
+def parse_taint(text: str) -> dict[str, str]:
+    """A taint as `kubectl taint` writes it, in the API's form; raises `ValueError` that says how to write it."""
     pair, colon, effect = text.rpartition(":")
     key, _, value = pair.partition("=")
     if not colon or not key or effect not in ("NoSchedule", "PreferNoSchedule", "NoExecute"):

@@ -7,16 +7,13 @@ PID 1. All calls may be repeated; calls for one node from several processes wait
 from __future__ import annotations
 
 import argparse
-import importlib
-import importlib.util
 import secrets
 import shutil
-import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
-from localcloud import containerd, images, net
+from localcloud import containerd, images, kubelet, net
 from localcloud.boot import boot, configure, prepare, service, switch_off
 from localcloud.home import Home
 from localcloud.nodeapi import control_plane, is_ready, request
@@ -82,6 +79,8 @@ def add(
         ValueError: pool or taint is misspelt.
     """
     parsed = Pool.parse(pool)
+    for taint in taints:
+        kubelet.parse_taint(taint)
     name = name or f"{parsed.instance_type.replace('.', '-')}-{parsed.zone}-{secrets.token_hex(2)}"
     plane = control_plane(home)
     containerd.check()
@@ -217,8 +216,8 @@ def register(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) ->
     )
     adding.add_argument("--real-images", action="store_true", help="mount nothing of the host: images of the Dockerfiles run as they are")
     adding.add_argument("--no-wait", action="store_true")
-    adding.set_defaults(run=_guarded(_add))
-    verbs.add_parser("list", help="all nodes, also those that are off").set_defaults(run=_guarded(_list))
+    adding.set_defaults(run=_add)
+    verbs.add_parser("list", help="all nodes, also those that are off").set_defaults(run=_list)
     for verb, call, text in (
         ("wait", wait_ready, "wait until the node is Ready"),
         ("pause", pause, "freeze everything on it"),
@@ -229,13 +228,14 @@ def register(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) ->
     ):
         parser = verbs.add_parser(verb, help=text)
         parser.add_argument("name", metavar="NAME")
-        parser.set_defaults(run=_guarded(_verb(call)))
+        parser.set_defaults(run=_verb(call))
     importing = verbs.add_parser("import", help="give it an image archive")
     importing.add_argument("name", metavar="NAME")
     importing.add_argument("archive", type=Path)
-    importing.set_defaults(run=_guarded(_import))
-    if importlib.util.find_spec("localcloud.interruption"):
-        importlib.import_module("localcloud.interruption").register_node_verbs(verbs)
+    importing.set_defaults(run=_import)
+    from localcloud import interruption  # here, since it imports this module
+
+    interruption.register_node_verbs(verbs)
 
 
 def _verb(call: Callable[[Home, str], None]) -> Callable[[argparse.Namespace], int]:
@@ -246,28 +246,20 @@ def _verb(call: Callable[[Home, str], None]) -> Callable[[argparse.Namespace], i
     return run
 
 
-def _guarded(command: Callable[[argparse.Namespace], int]) -> Callable[[argparse.Namespace], int]:
-    def run(arguments: argparse.Namespace) -> int:
-        try:
-            return command(arguments)
-        except (RuntimeError, ValueError) as error:
-            print(f"error: {error}", file=sys.stderr)
-            return 1
-
-    return run
-
-
 def _add(arguments: argparse.Namespace) -> int:
-    node = add(
-        arguments.home,
-        arguments.pool or (SYSTEM_POOL if arguments.system else DEFAULT_POOL),
-        name=arguments.name,
-        labels=dict(label.partition("=")[::2] for label in arguments.label),
-        taints=arguments.taint,
-        system=arguments.system,
-        real_images=arguments.real_images,
-        wait=not arguments.no_wait,
-    )
+    try:
+        node = add(
+            arguments.home,
+            arguments.pool or (SYSTEM_POOL if arguments.system else DEFAULT_POOL),
+            name=arguments.name,
+            labels=dict(label.partition("=")[::2] for label in arguments.label),
+            taints=arguments.taint,
+            system=arguments.system,
+            real_images=arguments.real_images,
+            wait=not arguments.no_wait,
+        )
+    except ValueError as error:
+        raise NodeError(str(error)) from None
     print(f"{node.name}  {node.pool}  {node.instance_id}  {node.address}")
     return 0
 

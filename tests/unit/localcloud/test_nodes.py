@@ -8,7 +8,7 @@ import pytest
 
 from localcloud import containerd, net
 from localcloud.cgroups import hierarchies
-from localcloud.kubelet import _taint
+from localcloud.kubelet import parse_taint
 
 HYBRID = """25 1 254:0 / / rw - ext4 /dev/vda rw
 30 25 0:24 / /sys/fs/cgroup/cpu,cpuacct rw,relatime - cgroup cgroup rw,cpu,cpuacct
@@ -33,13 +33,13 @@ def test_control_groups_of_both_versions_are_found() -> None:
     ],
 )
 def test_taints_are_written_as_kubectl_writes_them(text: str, taint: dict[str, str]) -> None:
-    assert _taint(text) == taint
+    assert parse_taint(text) == taint
 
 
 @pytest.mark.parametrize("text", ["a", "a:Never", ":NoSchedule"])
 def test_a_misspelt_taint_says_how_to_write_it(text: str) -> None:
     with pytest.raises(ValueError, match=r"KEY\[=VALUE\]:EFFECT"):
-        _taint(text)
+        parse_taint(text)
 
 
 def test_numbers_give_addresses_that_never_overlap() -> None:
