@@ -234,7 +234,7 @@ def _forget(home: Home) -> None:
         else:
             entry.unlink()
     for entry in home.run.iterdir():
-        if entry.is_file() and entry.name != "command.lock":
+        if not entry.is_dir() and entry.name != "command.lock":
             entry.unlink()
 
 

@@ -17,7 +17,7 @@ from pathlib import Path
 from localcloud.assets import binary
 from localcloud.home import APISERVER_PORT, HOST_ADDRESS, SERVICE_NETWORK, Home
 from localcloud.pki import Authority, Pair
-from localcloud.process import Service
+from localcloud.process import Service, find
 from localcloud.steps import Row, Step
 
 _SERVICE_ADDRESS = "198.19.128.1"
@@ -147,7 +147,8 @@ class ControlPlane:
         if self.address == _LOOPBACK:
             # A loopback address may not stand in the endpoints of the `kubernetes` service; nobody reads them without nodes.
             command.append("--endpoint-reconciler-type=none")
-        return Service(self.home, "kube-apiserver", command, ready=self._api_ready)
+        # It would wait for open watches; etcd has what was acknowledged.
+        return Service(self.home, "kube-apiserver", command, ready=self._api_ready, stop_timeout=2)
 
     def controller_manager(self) -> Service:
         authority = self.authority
@@ -231,9 +232,7 @@ def _up(home: Home) -> str:
 
 
 def _status(home: Home) -> list[Row]:
-    plane = ControlPlane.of_cluster(home)
-    parts = (plane.etcd(), plane.apiserver(), plane.controller_manager(), plane.scheduler())
-    running = {service.name: service.running() for service in parts}
+    running = {name: find(home, name) for name in ("etcd", "kube-apiserver", "kube-controller-manager", "kube-scheduler")}
     return [
         Row(name, "running" if process else "stopped", f"pid {process.pid}" if process else f"last words in {home.logs / name}.log")
         for name, process in running.items()

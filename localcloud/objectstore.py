@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from localcloud.home import HOST_ADDRESS, S3_ACCESS_KEY, S3_PORT, Home, write_private
-from localcloud.process import Service, ServiceError
+from localcloud.process import Service, ServiceError, find
 from localcloud.steps import Row, Step
 
 if TYPE_CHECKING:
@@ -210,9 +210,8 @@ def _up(home: Home) -> str:
 
 
 def _status(home: Home) -> list[Row]:
-    store = ObjectStore.of_cluster(home)
-    process = store.service().running()
-    return [Row("object store", "running" if process else "stopped", store.endpoint if process else "")]
+    process = find(home, _NAME)
+    return [Row("object store", "running" if process else "stopped", ObjectStore.of_cluster(home).endpoint if process else "")]
 
 
 STEP = Step("object store", _up, lambda home: ObjectStore.of_cluster(home).down(), _status)

@@ -101,7 +101,7 @@ class Toxiproxy:
         return proxy
 
     def service(self) -> Service:
-        command = [binary("toxiproxy-server"), f"-host={_LOOPBACK}", f"-port={self.home.port(_NAME)}"]
+        command = [str(binary("toxiproxy-server")), f"-host={_LOOPBACK}", f"-port={self.home.port(_NAME)}"]
         return Service(self.home, _NAME, command, ready=self._ready, stop_timeout=2)
 
     def request(self, method: str, path: str, body: object = None) -> object:
