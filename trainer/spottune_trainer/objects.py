@@ -69,8 +69,11 @@ class Objects:
 
         def get() -> bytes:
             response = self._connection.client().get_object(Bucket=where.bucket, Key=where.prefix)
-            with response["Body"] as stream:
-                return stream.read() if limit is None else stream.read(limit + 1)
+            with closing(response["Body"]) as stream:
+                content = stream.read() if limit is None else stream.read(limit + 1)
+            if len(content) < response["ContentLength"] and (limit is None or len(content) <= limit):
+                raise OSError("the answer was cut short")
+            return content
 
         body = self._persist(get, "s3:GetObject", where)
         if limit is not None and len(body) > limit:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import io
 import os
 import threading
@@ -196,9 +197,12 @@ class S3Store:
     def get(self, key: str, limit: int) -> GetResult:
         try:
             response = self._connection.client().get_object(Bucket=self._location.bucket, Key=self._location.key(key))
-            with response["Body"] as stream:
-                # One byte more than allowed shows that there is more; a shorter body than announced raises by itself.
-                return Found(stream.read(limit + 1))
+            with contextlib.closing(response["Body"]) as stream:
+                # One byte more than allowed shows that there is more.
+                body = stream.read(limit + 1)
+            if len(body) < min(response["ContentLength"], limit + 1):
+                return Unavailable("the answer was cut short")
+            return Found(body)
         except ClientError as error:
             if _code(error) in ("NoSuchKey", "404"):
                 return NotFound()
