@@ -234,7 +234,7 @@ def _forget(home: Home) -> None:
         else:
             entry.unlink()
     for entry in home.run.iterdir():
-        if not entry.is_dir() and entry.name != "command.lock":
+        if not entry.is_dir() and entry.suffix != ".lock":  # somebody may be waiting for it
             entry.unlink()
 
 

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import fcntl
 import json
 import os
 import secrets
 import socket
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -65,18 +68,27 @@ class Home:
     def secret(self, name: str) -> str:
         """A random secret of this home, made at its first use and kept in the file `name` (mode 0600)."""
         path = self.root / name
-        if not path.exists():
-            write_private(path, secrets.token_hex(20))
+        with self._locked():
+            if not path.exists():
+                write_private(path, secrets.token_hex(20))
         return path.read_text()
 
     def port(self, name: str) -> int:
         """A free loopback port for `name`, the same one at every call, so that a restarted service is found again."""
         path = self.run / "ports.json"
-        ports: dict[str, int] = json.loads(path.read_text()) if path.exists() else {}
-        if name not in ports:
-            ports[name] = _free_port(set(ports.values()))
-            write_private(path, json.dumps(ports, indent=1))
+        with self._locked():
+            ports: dict[str, int] = json.loads(path.read_text()) if path.exists() else {}
+            if name not in ports:
+                ports[name] = _free_port(set(ports.values()))
+                write_private(path, json.dumps(ports, indent=1))
         return ports[name]
+
+    @contextmanager
+    def _locked(self) -> Iterator[None]:
+        # Several processes of ours ask at once: the command line, the reconciler, a test.
+        with (self.run / "home.lock").open("w") as lock:
+            fcntl.flock(lock, fcntl.LOCK_EX)
+            yield
 
     def _directory(self, name: str) -> Path:
         path = self.root / name
