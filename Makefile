@@ -5,7 +5,7 @@ PY := .venv/bin/python
 FAST := not (cluster or nodes or storage or process or e2e or long)
 
 .DEFAULT_GOAL := help
-.PHONY: help setup setup-python demo test test-fast test-long lint generate lock up down status benchmarks clean
+.PHONY: help campaign setup setup-python demo test test-fast test-long lint generate lock up down status benchmarks clean
 
 help: ## list the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-14s %s\n", $$1, $$2}'
@@ -25,6 +25,9 @@ test: setup lint ## every test that needs nothing but this machine (root)
 
 test-fast: setup-python lint ## the tests that need no cluster
 	@$(PY) -m pytest -q -m "$(FAST)" -n 2
+
+campaign: setup ## ten demo-like runs with random kill moments against one twin
+	@$(PY) -m examples.demo.campaign
 
 test-long: setup ## campaigns of hundreds of faults
 	@$(PY) -m pytest -q -m long --timeout=7200
