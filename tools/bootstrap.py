@@ -27,6 +27,10 @@ LOCKS = {
     # output file -> arguments of `uv pip compile`
     "setup.txt": ["requirements/setup.in"],
     "dev.txt": ["pyproject.toml", "--extra", "dev"],
+    # The images: the versions of dev.txt, so that what is shipped is what was tested.
+    "operator.txt": ["pyproject.toml", "--extra", "operator", "--constraint", "requirements/dev.txt"],
+    "trainer.txt": ["pyproject.toml", "--extra", "trainer", "--constraint", "requirements/dev.txt"],
+    "agent.txt": ["pyproject.toml", "--constraint", "requirements/dev.txt"],
     "operator.txt": ["pyproject.toml", "--extra", "operator"],
     "trainer.txt": ["pyproject.toml", "--extra", "trainer"],
     "agent.txt": ["pyproject.toml"],
