@@ -31,9 +31,6 @@ LOCKS = {
     "operator.txt": ["pyproject.toml", "--extra", "operator", "--constraint", "requirements/dev.txt"],
     "trainer.txt": ["pyproject.toml", "--extra", "trainer", "--constraint", "requirements/dev.txt"],
     "agent.txt": ["pyproject.toml", "--constraint", "requirements/dev.txt"],
-    "operator.txt": ["pyproject.toml", "--extra", "operator"],
-    "trainer.txt": ["pyproject.toml", "--extra", "trainer"],
-    "agent.txt": ["pyproject.toml"],
 }
 
 
