@@ -112,7 +112,7 @@ def main() -> int:
     """Entry point. Returns the exit code: 0 after a signal, 1 if a loop died."""
     config = configuration.parse(sys.argv[1:], os.environ)
     logs.configure(config.log_level)
-    prometheus_client.disable_created_metrics()
+    prometheus_client.disable_created_metrics()  # type: ignore[no-untyped-call]
     try:
         asyncio.run(operate(config))
     except Exception:

@@ -164,7 +164,8 @@ def _container(observed: Observed, spec: FineTuneJobSpec, action: CreatePod, def
         "startupProbe": _probe(period=5, failures=60),
         "livenessProbe": _probe(period=20, failures=3),
         "terminationMessagePath": TERMINATION_PATH,
-        "terminationMessagePolicy": "File",
+        # A crash that left no message of ours is explained by the end of its log.
+        "terminationMessagePolicy": "FallbackToLogsOnError",
     }
 
 
