@@ -27,8 +27,9 @@ def job_is_being_deleted(s: Situation) -> Plan | None:
     """Nothing is created any more; the trainer gets its time to commit."""
     if not s.observed.deleting:
         return None
-    status = s.status if s.status.phase.terminal else change(s.status, phase=Phase.CANCELLED, eta="")
-    if not s.status.phase.terminal:
+    status = s.observed.status
+    if not status.phase.terminal:
+        status = change(s.status, phase=Phase.CANCELLED, eta="")
         status = answered(
             s, status, ConditionType.COMPLETE, "False", Reason.CANCELLED, "The job was deleted; its commits stay in the bucket."
         )

@@ -1,0 +1,430 @@
+"""The planner as truth tables: what was found decides the rule, the phase and the side effect."""
+
+from __future__ import annotations
+
+import itertools
+from dataclasses import replace
+from functools import cache
+from typing import Any
+
+import pytest
+
+from spottune_contract.progress import TrainerPhase
+from spottune_operator.api.reasons import ConditionType, Phase, Reason
+from spottune_operator.api.v1alpha1 import STATUS_LIMIT, AttemptStatus, FineTuneJobStatus, PoolStatus
+from spottune_operator.planner.plan import plan
+from spottune_operator.planner.rules import RULES
+from spottune_operator.planner.statuses import condition, current_attempt, size
+from spottune_operator.planner.types import (
+    AskCheckpoint,
+    CreatePod,
+    DeletePod,
+    Notice,
+    Observed,
+    ObservedPod,
+    Obstacle,
+    ObstacleKind,
+    Plan,
+    PodState,
+)
+from tests.fixtures.observations import EPOCH, NOW, POOL, ended, log, observed, pod, progress, resting, spec, status
+
+PODS: dict[str, ObservedPod | None] = {
+    "gone": None,
+    "without node": pod(PodState.SCHEDULING),
+    "unschedulable": pod(PodState.SCHEDULING, unschedulable="0/3 nodes", created_at=NOW - 10),
+    "unschedulable for long": pod(PodState.SCHEDULING, unschedulable="0/3 nodes", created_at=NOW - 100),
+    "being created": pod(PodState.CREATING),
+    "without image": pod(PodState.CREATING, waiting_reason="ImagePullBackOff", waiting_message="no such image"),
+    "without secret": pod(PodState.CREATING, waiting_reason="CreateContainerConfigError", waiting_message='secret "s" not found'),
+    "starting": pod(PodState.RUNNING),
+    "loading": pod(PodState.RUNNING, progress=progress(phase=TrainerPhase.LOADING)),
+    "training": pod(PodState.RUNNING, progress=progress()),
+    "terminating": pod(PodState.TERMINATING),
+    "lost": pod(PodState.LOST),
+    "done": ended(0, log=log()),
+    "yielded": ended(10, log=log()),
+    "crashed": ended(1, word=False),
+    "misconfigured": ended(20),
+}
+STATUSES: dict[str, FineTuneJobStatus] = {
+    "new": FineTuneJobStatus(),
+    "never seen": status(pod_uid=""),
+    "seen": status(),
+    "accounted": resting(),
+    "backing off": resting(phase=Phase.WAITING, not_before=NOW + 20),
+    "suspended": resting(phase=Phase.SUSPENDED),
+    "succeeded": resting(phase=Phase.SUCCEEDED),
+    "failed": resting(phase=Phase.FAILED),
+}
+NOTICES: dict[str, tuple[Notice, ...]] = {
+    "no notice": (),
+    "interruption": (Notice("n1", "Interruption", "sqs", NOW + 100),),
+    "recommendation": (Notice("n1", "Rebalance", "sqs"),),
+}
+OBSTACLES: dict[str, Obstacle | None] = {"no obstacle": None} | {
+    kind.value: Obstacle(kind, EPOCH, "the API server's text", NOW) for kind in ObstacleKind
+}
+
+Expected = tuple[str, Phase, type | None]
+NOTHING: Expected = ("attempt_goes_on", Phase.STARTING, None)
+
+# The pod of the current attempt, seen before: × suspended × noticed.
+CURRENT: dict[tuple[str, bool, str], Expected] = {
+    ("gone", False, "no notice"): ("pod_vanished", Phase.ACCOUNTING, None),
+    ("gone", True, "no notice"): ("pod_vanished", Phase.ACCOUNTING, None),
+    ("without node", False, "no notice"): NOTHING,
+    ("without node", True, "no notice"): ("job_is_suspended", Phase.DRAINING, DeletePod),
+    ("unschedulable", False, "no notice"): ("pod_finds_no_machine", Phase.STARTING, None),
+    ("unschedulable for long", False, "no notice"): ("pod_finds_no_machine", Phase.ACCOUNTING, None),
+    ("unschedulable for long", True, "no notice"): ("job_is_suspended", Phase.DRAINING, DeletePod),
+    ("being created", False, "no notice"): NOTHING,
+    ("being created", False, "interruption"): ("machine_goes_away", Phase.DRAINING, DeletePod),
+    ("without image", False, "no notice"): ("container_cannot_start", Phase.STARTING, None),
+    ("without secret", False, "no notice"): ("container_cannot_start", Phase.STARTING, None),
+    ("starting", False, "no notice"): NOTHING,
+    ("loading", False, "no notice"): NOTHING,
+    ("training", False, "no notice"): ("attempt_goes_on", Phase.RUNNING, None),
+    ("training", True, "no notice"): ("job_is_suspended", Phase.DRAINING, DeletePod),
+    ("training", True, "interruption"): ("job_is_suspended", Phase.DRAINING, DeletePod),
+    ("training", False, "interruption"): ("machine_goes_away", Phase.DRAINING, DeletePod),
+    ("training", False, "recommendation"): ("machine_should_be_left", Phase.RUNNING, AskCheckpoint),
+    ("terminating", False, "no notice"): ("pod_is_going", Phase.DRAINING, None),
+    ("terminating", True, "interruption"): ("pod_is_going", Phase.DRAINING, None),
+    ("lost", False, "no notice"): ("node_is_unreachable", Phase.ACCOUNTING, None),
+    ("done", False, "no notice"): ("pod_has_ended", Phase.SUCCEEDED, None),
+    ("done", True, "interruption"): ("pod_has_ended", Phase.SUCCEEDED, None),
+    ("yielded", False, "no notice"): ("pod_has_ended", Phase.ACCOUNTING, None),
+    ("crashed", False, "no notice"): ("pod_has_ended", Phase.ACCOUNTING, None),
+    ("misconfigured", False, "no notice"): ("pod_has_ended", Phase.FAILED, None),
+}
+
+# No pod at all: × what is recorded × suspended × what the last create met.
+ALONE: dict[tuple[str, bool, str], Expected] = {
+    ("new", False, "no obstacle"): ("next_attempt_is_due", Phase.STARTING, CreatePod),
+    ("new", True, "no obstacle"): ("no_attempt_is_wanted", Phase.SUSPENDED, None),
+    ("never seen", False, "no obstacle"): ("pod_is_missing", Phase.STARTING, CreatePod),
+    ("never seen", True, "no obstacle"): ("attempt_is_not_wanted_any_more", Phase.ACCOUNTING, None),
+    ("never seen", False, "Quota"): ("pod_was_refused", Phase.WAITING, None),
+    ("never seen", False, "NameTaken"): ("pod_was_refused", Phase.WAITING, None),
+    ("never seen", False, "Missing"): ("pod_was_refused", Phase.WAITING, None),
+    ("never seen", False, "Denied"): ("pod_was_refused", Phase.FAILED, None),
+    ("never seen", True, "Denied"): ("attempt_is_not_wanted_any_more", Phase.ACCOUNTING, None),
+    ("accounted", False, "no obstacle"): ("next_attempt_is_due", Phase.STARTING, CreatePod),
+    ("accounted", True, "no obstacle"): ("no_attempt_is_wanted", Phase.SUSPENDED, None),
+    ("backing off", False, "no obstacle"): ("backoff_is_not_over", Phase.WAITING, None),
+    ("backing off", True, "no obstacle"): ("no_attempt_is_wanted", Phase.SUSPENDED, None),
+    ("suspended", False, "no obstacle"): ("next_attempt_is_due", Phase.STARTING, CreatePod),
+    ("suspended", True, "no obstacle"): ("no_attempt_is_wanted", Phase.SUSPENDED, None),
+    ("succeeded", False, "no obstacle"): ("job_is_over", Phase.SUCCEEDED, None),
+    ("failed", True, "no obstacle"): ("job_is_over", Phase.FAILED, None),
+}
+
+
+def outcome(answer: Plan) -> tuple[str, Phase, type | None]:
+    return answer.rule, answer.status.phase, type(answer.action) if answer.action is not None else None
+
+
+def pods(name: str) -> tuple[ObservedPod, ...]:
+    found = PODS[name]
+    return () if found is None else (found,)
+
+
+@pytest.mark.parametrize(("found", "suspended", "notice"), CURRENT)
+def test_the_pod_of_the_current_attempt_decides(found: str, suspended: bool, notice: str) -> None:
+    answer = plan(observed(*pods(found), spec=spec(suspend=suspended), notices=NOTICES[notice]))
+    assert outcome(answer) == CURRENT[found, suspended, notice]
+
+
+@pytest.mark.parametrize(("recorded", "suspended", "obstacle"), ALONE)
+def test_without_a_pod_the_record_decides(recorded: str, suspended: bool, obstacle: str) -> None:
+    answer = plan(observed(status=STATUSES[recorded], spec=spec(suspend=suspended), obstacle=OBSTACLES[obstacle]))
+    assert outcome(answer) == ALONE[recorded, suspended, obstacle]
+
+
+@cache
+def everything() -> tuple[Observed, ...]:
+    """All combinations that differ: notices need a pod, a refused create needs none."""
+    alone = itertools.product(STATUSES.values(), ["gone"], [()], OBSTACLES.values(), (False, True), (False, True), (True, False))
+    beside = itertools.product(STATUSES.values(), PODS, NOTICES.values(), [None], (False, True), (False, True), (True, False))
+    specs = {suspended: spec(suspend=suspended) for suspended in (False, True)}
+    return tuple(
+        observed(*pods(found), status=recorded, notices=notices, obstacle=obstacle, spec=specs[suspended], deleting=deleting, live=live)
+        for recorded, found, notices, obstacle, suspended, deleting, live in (*alone, *beside)
+    )
+
+
+def test_any_combination_has_an_answer_that_keeps_the_promises() -> None:
+    for seen in everything():
+        answer = plan(seen)
+        before, after = seen.status, answer.status
+        assert size(after) <= STATUS_LIMIT
+        assert after.attempt >= before.attempt
+        assert after.accounted >= before.accounted
+        assert not before.phase.terminal or after == before
+        if isinstance(answer.action, CreatePod):
+            assert not seen.deleting
+            assert not after.phase.terminal
+            assert seen.spec is not None
+            assert not seen.spec.suspend
+            assert after.attempt == answer.action.epoch
+            assert not any(p.state.live and p.epoch < after.attempt for p in seen.pods)
+        if isinstance(answer.action, DeletePod):
+            assert answer.action.grace_seconds >= 1
+        if before.phase is Phase.SUCCEEDED:
+            assert not answer.events
+
+
+def test_the_same_observation_comes_to_rest() -> None:
+    """With nothing else changing, decisions without a side effect settle in a few looks and then write nothing."""
+    for seen in everything():
+        for _ in range(6):
+            answer = plan(seen)
+            if answer.action is not None or answer.status == seen.status:
+                break
+            seen = replace(seen, status=answer.status)
+        else:
+            raise AssertionError(f"no rest: {outcome(answer)}")
+
+
+def test_every_rule_is_reached_by_some_combination() -> None:
+    reached = {plan(seen).rule for seen in everything()}
+    elsewhere = {
+        "spec_cannot_be_read",
+        "spec_was_corrected",
+        "pods_of_a_later_attempt_exist",
+        "older_pods_remain",
+        "no_pool_is_open",
+        "pods_are_left_over",
+    }
+    assert {rule.__name__ for rule in RULES} - reached <= elsewhere
+
+
+def test_what_is_written_can_be_read_back() -> None:
+    for seen in everything()[::17]:
+        after = plan(seen).status
+        assert FineTuneJobStatus.parse(after.document()) == after
+
+
+# -- single stories ----------------------------------------------------------------------------------------------------
+
+
+def test_an_epoch_is_above_everything_that_was_heard_of() -> None:
+    recorded = resting(log={"headSlot": 41, "maxEpoch": 9})
+    answer = plan(observed(status=recorded))
+    assert answer.status.attempt == 10
+    assert isinstance(answer.action, CreatePod)
+    assert (answer.action.epoch, answer.action.min_slot, answer.action.name) == (10, 42, "python-help-e10-0")
+
+
+def test_a_stale_epoch_is_jumped_over_at_once_and_costs_nothing() -> None:
+    accounted = plan(observed(ended(12, log=log(head=50, max_epoch=8)))).status
+    assert (accounted.failures, accounted.no_progress, accounted.interruptions, accounted.not_before) == (0, 0, 0, 0)
+    answer = plan(observed(status=accounted))
+    assert answer.status.attempt == 9
+    assert isinstance(answer.action, CreatePod)
+    assert answer.action.min_slot == 51
+
+
+def test_later_attempts_get_what_the_first_one_ran_on() -> None:
+    recorded = resting(first_image_digest="repo@sha256:1", first_compute_class="cpu avx2 2 threads")
+    action = plan(observed(status=recorded)).action
+    assert isinstance(action, CreatePod)
+    assert (action.image_digest, action.first_compute_class) == ("repo@sha256:1", "cpu avx2 2 threads")
+
+
+def test_a_pod_that_a_cache_does_not_show_is_not_believed_to_be_gone() -> None:
+    answer = plan(observed(live=False))
+    assert answer.look_live
+    assert answer.status == status()
+    assert answer.action is None
+
+
+def test_an_older_pod_that_may_train_is_ended_before_the_next_is_made() -> None:
+    older = pod(PodState.RUNNING, epoch=2)
+    first = plan(observed(older, status=resting()))
+    assert outcome(first) == ("older_pods_remain", Phase.ACCOUNTING, DeletePod)
+    going = plan(observed(replace(older, state=PodState.TERMINATING, deleting=True), status=resting()))
+    assert outcome(going) == ("older_pods_remain", Phase.ACCOUNTING, None)
+    lost = plan(observed(replace(older, state=PodState.LOST, deleting=True), status=resting()))
+    assert outcome(lost) == ("next_attempt_is_due", Phase.STARTING, CreatePod)
+
+
+def test_what_has_ended_is_swept_while_the_next_attempt_runs() -> None:
+    answer = plan(observed(pod(PodState.ENDED, epoch=2), pod(PodState.RUNNING, progress=progress())))
+    assert outcome(answer) == ("pods_are_left_over", Phase.RUNNING, DeletePod)
+    assert isinstance(answer.action, DeletePod)
+    assert answer.action.uid == "pod-2"
+
+
+def test_a_pod_of_a_later_attempt_is_adopted() -> None:
+    answer = plan(observed(pod(PodState.RUNNING, epoch=7)))
+    assert answer.rule == "pods_of_a_later_attempt_exist"
+    assert (answer.status.attempt, answer.status.accounted) == (7, 6)
+    assert plan(observed(pod(PodState.RUNNING, epoch=7), status=answer.status)).action is None
+
+
+def test_another_pod_under_the_name_of_the_one_that_was_seen_is_not_it() -> None:
+    answer = plan(observed(pod(PodState.RUNNING, **{"created_at": NOW}), status=status(pod_uid="another")))
+    assert answer.rule == "pod_vanished"
+
+
+def test_a_notice_tells_the_trainer_and_leaves_a_margin() -> None:
+    action = plan(observed(pod(progress=progress()), notices=(Notice("n1", "Interruption", "sqs", NOW + 60),))).action
+    assert isinstance(action, DeletePod)
+    assert action.grace_seconds == 55
+    assert action.tell is not None
+    assert (action.tell.source, action.tell.deadline) == ("sqs", NOW + 60)
+
+
+@pytest.mark.parametrize(
+    ("left", "grace"), [(200, 100), (106, 100), (20, 15), (5, 1), (-30, 1)], ids=["early", "usual", "late", "very late", "too late"]
+)
+def test_the_grace_time_is_what_is_left(left: float, grace: int) -> None:
+    action = plan(observed(pod(created_at=NOW - 1000), notices=(Notice("n1", "Interruption", "sqs", NOW + left),))).action
+    assert isinstance(action, DeletePod)
+    assert action.grace_seconds == grace
+
+
+@pytest.mark.parametrize(
+    "notice",
+    [
+        Notice("n2", "Interruption", "sqs", NOW + 60),
+        Notice("n1", "Interruption", "sqs", NOW - 301),
+        Notice("n1", "Interruption", "sqs", NOW - 61),
+    ],
+    ids=["another node", "long over", "over before the pod was made"],
+)
+def test_a_notice_that_does_not_concern_the_pod_changes_nothing(notice: Notice) -> None:
+    seen = observed(pod(progress=progress()))
+    assert plan(replace(seen, notices=(notice,))) == plan(seen)
+
+
+def test_a_recommendation_asks_once_per_attempt() -> None:
+    seen = observed(pod(progress=progress()), notices=NOTICES["recommendation"])
+    first = plan(seen)
+    assert isinstance(first.action, AskCheckpoint)
+    assert plan(replace(seen, status=first.status)).action is None
+
+
+def test_repeated_notices_cause_one_deletion() -> None:
+    seen = observed(pod(progress=progress()), notices=NOTICES["interruption"] * 5)
+    first = plan(seen)
+    gone = replace(seen, status=first.status, pods=(pod(PodState.TERMINATING),))
+    second = plan(gone)
+    assert second.action is None
+    assert plan(replace(gone, status=second.status)).status == second.status
+
+
+def test_a_pod_without_machine_moves_to_another_pool_and_costs_nothing() -> None:
+    waiting = pod(PodState.SCHEDULING, unschedulable="0/3 nodes", created_at=NOW - 100)
+    moved = plan(observed(waiting)).status
+    assert (moved.failures, moved.no_progress, moved.interruptions) == (0, 0, 0)
+    assert current_attempt(moved).reason is Reason.NO_CAPACITY
+    answer = plan(observed(status=moved))
+    assert isinstance(answer.action, CreatePod)
+    assert answer.action.pool != POOL
+
+
+def test_a_pod_without_machine_stays_where_it_is_if_nothing_else_is_allowed() -> None:
+    waiting = pod(PodState.SCHEDULING, unschedulable="0/3 nodes", created_at=NOW - 100)
+    only = spec(capacity={"instanceTypes": ["g5.xlarge"], "zones": ["us-east-1a"]})
+    answer = plan(observed(waiting, spec=only))
+    assert outcome(answer) == ("pod_finds_no_machine", Phase.WAITING, None)
+    found = condition(answer.status, ConditionType.CAPACITY_AVAILABLE)
+    assert found is not None
+    assert (found.status, found.reason) == ("False", Reason.NO_CAPACITY)
+    assert "0/3 nodes" in found.message
+
+
+def test_with_every_pool_closed_the_job_waits_for_the_first() -> None:
+    closed = tuple(PoolStatus(pool=f"{t}/{z}/spot", failures=1, not_before=NOW + wait) for t, z, wait in pools_and_waits())
+    answer = plan(observed(status=resting(pools=closed)))
+    assert outcome(answer) == ("no_pool_is_open", Phase.WAITING, None)
+    assert answer.requeue_after == 10
+
+
+def pools_and_waits() -> list[tuple[str, str, float]]:
+    return [
+        ("g5.xlarge", "us-east-1a", 40),
+        ("g5.xlarge", "us-east-1b", 10),
+        ("g6.xlarge", "us-east-1a", 20),
+        ("g6.xlarge", "us-east-1b", 30),
+    ]
+
+
+def test_an_image_that_cannot_be_had_is_told_at_once_and_given_up_after_ten_minutes() -> None:
+    missing = PODS["without image"]
+    assert missing is not None
+    first = plan(observed(missing))
+    told = condition(first.status, ConditionType.STARTED)
+    assert told is not None
+    assert (told.status, told.reason) == ("False", Reason.IMAGE_UNAVAILABLE)
+    assert "no such image" in told.message
+    alternating = replace(missing, waiting_reason="ErrImagePull", waiting_message="other words")
+    assert plan(observed(alternating, status=first.status, now=NOW + 300)).status == first.status
+    last = plan(observed(missing, status=first.status, now=NOW + 601)).status
+    assert last.phase is Phase.FAILED
+    over = condition(last, ConditionType.COMPLETE)
+    assert over is not None
+    assert over.reason is Reason.IMAGE_UNAVAILABLE
+
+
+def test_an_unreadable_spec_is_told_and_a_corrected_one_goes_on() -> None:
+    broken: dict[str, Any] = {"spec": None, "spec_error": "spec.method.rank: must be at least 1."}
+    failed = plan(observed(status=FineTuneJobStatus(), **broken)).status
+    assert failed.phase is Phase.FAILED
+    accepted = condition(failed, ConditionType.ACCEPTED)
+    assert accepted is not None
+    assert "spec.method.rank" in accepted.message
+    assert plan(observed(status=failed, **broken)).status == failed
+    corrected = plan(observed(status=failed)).status
+    assert corrected.phase is Phase.PENDING
+    assert isinstance(plan(observed(status=corrected)).action, CreatePod)
+
+
+def test_a_running_pod_outlives_an_unreadable_spec() -> None:
+    answer = plan(observed(pod(progress=progress()), spec=None, spec_error="spec.x: unknown."))
+    assert answer.action is None
+    assert not answer.status.phase.terminal
+
+
+def test_progress_is_written_at_most_every_ten_seconds() -> None:
+    seen = observed(pod(progress=progress()))
+    written = plan(seen).status
+    assert (written.step, written.total_steps, written.percent, written.loss) == (21, 60, 35, 1.25)
+    assert written.eta == "2027-01-15T08:01:18Z"
+    later = progress(step=25, loss=1.2)
+    assert plan(observed(pod(progress=later), status=written, now=NOW + 9)).status == written
+    refreshed = plan(observed(pod(progress=later), status=written, now=NOW + 10)).status
+    assert (refreshed.step, refreshed.loss) == (25, 1.2)
+
+
+def test_nothing_new_means_nothing_to_write_however_late() -> None:
+    written = plan(observed(pod(progress=progress()))).status
+    assert plan(observed(pod(progress=progress()), status=written, now=NOW + 5000)).status == written
+
+
+def test_a_clock_that_was_set_back_makes_nobody_wait_for_hours() -> None:
+    answer = plan(observed(status=resting(not_before=NOW + 100_000)))
+    assert isinstance(answer.action, CreatePod)
+
+
+def test_a_job_that_is_being_deleted_ends_its_pods_and_makes_none() -> None:
+    answer = plan(observed(pod(progress=progress()), deleting=True))
+    assert outcome(answer) == ("job_is_being_deleted", Phase.CANCELLED, DeletePod)
+    assert plan(observed(status=answer.status, deleting=True)).action is None
+
+
+def test_a_status_full_of_long_texts_still_fits() -> None:
+    long = tuple(
+        AttemptStatus(
+            epoch=n, reason=Reason.TRAINER_FAILED, message="é" * 256, pod="p" * 253, node="n" * 253, pool="q" * 253, zone="z" * 253
+        )
+        for n in range(1, 11)
+    )
+    pools = tuple(PoolStatus(pool=f"{n}" + "x" * 200, not_before=NOW + 60) for n in range(12))
+    after = plan(observed(status=status(attempt=11, accounted=10, pod_uid="", attempts=long, pools=pools))).status
+    assert size(after) <= STATUS_LIMIT
+    assert after.attempt == 11
+    assert after.attempts[-1].epoch >= 10
