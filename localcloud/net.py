@@ -172,6 +172,11 @@ def is_cut(index: int) -> bool:
         return True
 
 
+def is_plugged_in(index: int) -> bool:
+    """Whether the node has a cable, cut or not."""
+    return _exists(link_name(index))
+
+
 def disconnect(index: int) -> None:
     """Remove cable and route of a node that is off, and give its number back."""
     if _exists(link_name(index)):

@@ -88,7 +88,8 @@ def add(
         raise NodeError(f"{home.root} lies below /run, which every node has for itself: choose another home")
     with lock(home, name):
         existing = read(home, name)
-        if existing is not None and existing.state != "Off":
+        # One without a cable was left by somebody who died while adding it: its init is about to give up.
+        if existing is not None and existing.state != "Off" and net.is_plugged_in(existing.index):
             node = existing
         else:
             if existing is not None:
