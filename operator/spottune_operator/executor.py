@@ -163,19 +163,22 @@ class Executor:
         structlog.contextvars.bind_contextvars(epoch=observed.status.attempt)
         answer = plan(observed)
         self._metrics.looks.labels(answer.rule).inc()
-        if answer.status != observed.status:
-            written = await self._write(job, observed.status, answer)
-            if written is None:
-                return CONFLICT_PAUSE
-            job = written
-        elif answer.action is not None and await self._changed(job):
+        if answer.status == observed.status:
+            if answer.action is None:
+                return answer.requeue_after
+            if not await self._changed(job):
+                await self._act(observed, answer.action)
             return AT_ONCE
-        if answer.action is not None:
-            await self._act(replace(observed, status=answer.status), answer.action)
-        await self._teller.tell(job, answer.events)
-        if answer.status != observed.status or answer.action is not None:
-            return AT_ONCE
-        return answer.requeue_after
+        written = await self._write(job, observed.status, answer)
+        if written is None:
+            return CONFLICT_PAUSE
+        try:
+            if answer.action is not None:
+                await self._act(replace(observed, status=answer.status), answer.action)
+        finally:
+            # After the effect, which may be urgent; told even if it failed, since the status they are about is written.
+            await self._teller.tell(written, answer.events)
+        return AT_ONCE
 
     async def _write(self, job: Json, before: FineTuneJobStatus, answer: Plan) -> Json | None:
         """Swap the status. None if somebody else was faster."""
