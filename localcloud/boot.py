@@ -76,7 +76,7 @@ def boot(node: Node) -> None:
 
 
 def switch_off(node: Node) -> None:
-    if node.init is not None:
+    if node.init is not None and net.is_plugged_in(node.index):
         # First the silence: a machine that loses power says no goodbye, so its peers may not see closed connections.
         net.cut(node.index)
     node.cgroup.kill()
