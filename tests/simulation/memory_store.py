@@ -144,7 +144,7 @@ class MemoryStore:
         self._remove(key)
         return Unknown("timeout") if self.happens(self.faults.lost_after) else Deleted()
 
-    def reconnect(self) -> None:
+    def reconnect(self, *, renew: bool = False) -> None:
         """Nothing to do: there are no connections."""
 
     def _remove(self, key: str) -> None:

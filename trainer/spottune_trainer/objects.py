@@ -187,7 +187,7 @@ class Objects:
             if waited >= PATIENCE_SECONDS:
                 detail = problem.detail if isinstance(problem, Unavailable) else problem.message
                 raise StorageUnavailable(f"{where} did not answer usefully for {PATIENCE_SECONDS:.0f} s (last: {detail})")
-            self._connection.reconnect()
+            self._connection.reconnect(renew=isinstance(problem, Denied))
             time.sleep(min(5.0, 0.1 * 2 ** min(tries, 10)) * random.uniform(0.5, 1.0))  # noqa: S311 - jitter
             tries += 1
 

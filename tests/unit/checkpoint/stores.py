@@ -21,7 +21,7 @@ class QuietStore(MemoryStore):
         super().__init__(random.Random(0), Faults(0, 0, 0, 0, 0, 0))
         self.on_put: Callable[[str], PutResult | None] = lambda key: None
         self.puts: list[str] = []
-        self.reconnected = 0
+        self.renewed = 0
         self._lock = threading.Lock()
 
     def put(self, key: str, body: Body) -> PutResult:
@@ -30,8 +30,8 @@ class QuietStore(MemoryStore):
             self.puts.append(key)
             return instead or super().put(key, body)
 
-    def reconnect(self) -> None:
-        self.reconnected += 1
+    def reconnect(self, *, renew: bool = False) -> None:
+        self.renewed += renew
 
 
 class Gate:

@@ -311,7 +311,7 @@ def test_rights_that_stay_denied_end_with_the_action_named_and_credentials_are_r
         claim(CheckpointLog(store, epoch=1))
     assert error.value.exit_code is ExitCode.STORAGE_DENIED
     assert error.value.reason == "AccessDenied"
-    assert store.reconnected > 0
+    assert store.renewed > 0
 
 
 def test_rights_that_arrive_late_are_enough(store: QuietStore) -> None:

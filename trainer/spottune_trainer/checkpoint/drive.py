@@ -97,7 +97,7 @@ class Driver:
         if isinstance(cause, Denied):
             if cause.permanent or (denied_since is not None and now - denied_since >= denied_patience):
                 raise StorageDenied(f"{self._store.name}: {cause.message}", reason=cause.reason)
-            self._store.reconnect()
+            self._store.reconnect(renew=True)
         if now >= until:
             detail = cause.message if isinstance(cause, Denied) else cause.detail
             raise StorageUnavailable(

@@ -102,6 +102,7 @@ class S3Connection:
         self._credentials_dir = credentials_dir
         self._strict = strict
         self._lock = threading.Lock()
+        self._session: boto3.session.Session | None = None
         self._client: S3Client | None = None
         self._credentials_state: object = None
 
@@ -114,10 +115,13 @@ class S3Connection:
                 self._credentials_state = state
             return self._client
 
-    def reconnect(self) -> None:
-        """Drop the client: the next request opens new connections with credentials that are read again."""
+    def reconnect(self, *, renew: bool = False) -> None:
+        """Open new connections from the next request on; `renew`: look for credentials again, too."""
         with self._lock:
-            self._client = None
+            if self._client is not None:
+                self._client.close()
+            if renew:
+                self._session, self._client = None, None
 
     def _files_state(self) -> object:
         if not self._credentials_dir:
@@ -133,9 +137,11 @@ class S3Connection:
         access, secret = None, None
         if self._credentials_dir:
             access, secret = (path.read_text().strip() for path in self._credential_files())
-        session = boto3.session.Session(region_name=self.region, aws_access_key_id=access, aws_secret_access_key=secret)
-        client = session.client(
+        self._session = self._session or boto3.session.Session(region_name=self.region)
+        client: S3Client = self._session.client(
             "s3",
+            aws_access_key_id=access,
+            aws_secret_access_key=secret,
             endpoint_url=self.endpoint,
             config=Config(
                 connect_timeout=CONNECT_SECONDS,
@@ -248,8 +254,8 @@ class S3Store:
             return lost if isinstance(lost, Denied) else Unknown(lost.detail)
         return Deleted()
 
-    def reconnect(self) -> None:
-        self._connection.reconnect()
+    def reconnect(self, *, renew: bool = False) -> None:
+        self._connection.reconnect(renew=renew)
 
     def _refused(self, error: ClientError, action: str, key: str) -> Denied | Unavailable:
         return refused(error, action, self._location.bucket, self._location.key(key), self._connection)

@@ -117,8 +117,8 @@ class Store(Protocol):
         """Delete `key`. Only below `data/` and `probe/`: anything else is a defect of ours and raises `AssertionError`."""
         ...
 
-    def reconnect(self) -> None:
-        """Use new connections, and read the credentials again, from the next request on."""
+    def reconnect(self, *, renew: bool = False) -> None:
+        """Use new connections from the next request on; `renew`: look for credentials again, too."""
         ...
 
 
