@@ -195,7 +195,8 @@ class Executor:
             return None
         self._metrics.status_writes.labels("written").inc()
         structlog.contextvars.bind_contextvars(epoch=after.attempt)
-        _log.info("decided", rule=answer.rule, phase=after.phase.value, action=_name(answer.action), **answer.details)
+        tell = _log.info if after.phase != before.phase or answer.action is not None else _log.debug
+        tell("decided", rule=answer.rule, phase=after.phase.value, action=_name(answer.action) or None, **answer.details)
         if raises_attempt:
             hit("O2")
         if accounts:
@@ -222,7 +223,7 @@ class Executor:
                 outcome = await self._ask(action)
         finally:
             self._metrics.actions.labels(_name(action), outcome).inc()
-        _log.info("acted", action=_name(action), outcome=outcome)
+        _log.info("acted", action=_name(action), pod=action.pod if isinstance(action, AskCheckpoint) else action.name, outcome=outcome)
 
     async def _create(self, observed: Observed, action: CreatePod) -> str:
         manifest = trainer_pod(observed, action, self._defaults)
