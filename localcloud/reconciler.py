@@ -112,6 +112,7 @@ class Loop:
         self._workers = ThreadPoolExecutor(_PARALLEL)
         self._busy: dict[str, Future[None]] = {}
         self._collected_at = time.monotonic()
+        self._first = True
 
     def run(self) -> None:
         """Never returns."""
@@ -129,6 +130,7 @@ class Loop:
         self._busy = {key: work for key, work in self._busy.items() if not work.done()}
         instances = running_instances(self._ec2)
         found = difference(instances, self._machines())
+        self._first = False
         for instance in found.boot:
             self._start(instance.instance_id, self._boot, instance)
         for machine in found.remove:
@@ -142,20 +144,26 @@ class Loop:
             self._busy[key] = self._workers.submit(_logged, work, *arguments)
 
     def _machines(self) -> Sequence[Machine]:
-        # Static nodes have no instance in EC2.
-        return [Machine(n.name, n.instance_id) for n in node.list_nodes(self._home) if not n.static]
+        # Static nodes have no instance in EC2. At the first look a machine that is off may be one that our predecessor died while booting.
+        known = [n for n in node.list_nodes(self._home) if not n.static]
+        return [Machine(n.name, n.instance_id) for n in known if not (self._first and n.state == "Off")]
 
     def _boot(self, instance: Instance) -> None:
         begun = time.monotonic()
-        node.add(
-            self._home,
-            pool=str(instance.pool),
-            name=instance.instance_id,
-            instance_id=instance.instance_id,
-            provider_id=instance.provider_id,
-            labels=instance.labels,
-            taints=(UNREGISTERED,),
-        )
+        try:
+            node.add(
+                self._home,
+                pool=str(instance.pool),
+                name=instance.instance_id,
+                instance_id=instance.instance_id,
+                provider_id=instance.provider_id,
+                labels=instance.labels,
+                taints=(UNREGISTERED,),
+            )
+        except (node.NodeError, ServiceError, OSError):
+            # What is left of it would be taken for a machine that has booted.
+            node.delete(self._home, instance.instance_id)
+            raise
         log.info("%s (%s) booted in %.1f s", instance.instance_id, instance.pool, time.monotonic() - begun)
 
     def _collect(self) -> None:
