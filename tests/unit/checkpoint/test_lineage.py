@@ -320,6 +320,7 @@ def test_a_manifest_that_is_in_order_has_no_fault() -> None:
         {"digests": {}},
         {"digests": {"cursor.json": SHA, "more.json": SHA}},
         {"files": (commit(2, 1, 10).files[0].model_copy(update={"part": 1}),)},
+        {"files": (commit(2, 1, 10).files[0].model_copy(update={"size": 1 << 40}),)},
         {"files": (*commit(2, 1, 10).files, *commit(2, 1, 10).files)},
     ],
 )

@@ -6,6 +6,7 @@ import time
 
 import pytest
 
+from spottune_contract import failpoint
 from spottune_contract.exitcodes import ExitCode
 from spottune_contract.layout import slot_key
 from spottune_contract.records import Resume, canonical, decode, encode
@@ -377,6 +378,18 @@ def test_every_error_has_a_reason_that_a_machine_can_read() -> None:
         assert error.reason.isalpha()
         assert error.reason[0].isupper()
         assert error.exit_code in ExitCode
+
+
+@pytest.mark.parametrize("name", ["T1", "T2", "T4", "T5", "T6", "T7", "T8", "T9", "T10"])
+def test_every_failpoint_is_passed_on_the_way(store: QuietStore, name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(failpoint._armed, name, ("raise", 1))
+    monkeypatch.setattr(failpoint, "_hits", {})
+    with pytest.raises(failpoint.FailpointError, match=name):
+        CheckpointLog(store, epoch=1).probe()
+        log = owner(store, 1, keep_last=2)
+        commits(log, 10, 20, 30)
+        log.retain()
+        owner(store, 2)
 
 
 def test_a_commit_says_how_long_it_took_from_the_notice(store: QuietStore) -> None:

@@ -35,7 +35,7 @@ CONNECTIONS = 8
 REQUEST_SECONDS = 30.0
 """Longest wait for one request, and 4 s more for every MiB: an answer that trickles is no answer."""
 _SECONDS_PER_BYTE = 4.0 / (1 << 20)
-_FIRST_PAUSE, _LONGEST_PAUSE = 0.05, 5.0
+_FIRST_PAUSE, _LONGEST_PAUSE = 0.05, 2.0
 
 
 @dataclass(frozen=True)

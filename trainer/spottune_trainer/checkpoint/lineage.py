@@ -17,7 +17,7 @@ from collections.abc import Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from enum import Enum, auto
 
-from spottune_contract.layout import parse_data_key, parse_slot_key, save_prefix
+from spottune_contract.layout import MAX_OBJECT_BYTES, parse_data_key, parse_slot_key, save_prefix
 from spottune_contract.progress import CommitView, LogView
 from spottune_contract.records import Claim, Commit, Rejected, Resume
 from spottune_trainer.checkpoint.store import AlreadyExists, Created, PutResult
@@ -303,6 +303,8 @@ def manifest_fault(commit: Commit) -> str | None:
     for file in commit.files:
         if not file.key.startswith(home) or parse_data_key(file.key) is None:
             return f"file {file.name} is outside of the commit's own folder"
+        if file.size > MAX_OBJECT_BYTES:
+            return f"file {file.name} has a part of {file.size} bytes, more than any writer stores"
         parts.setdefault(file.name, []).append(file.part)
     for name, numbers in parts.items():
         if numbers != list(range(len(numbers))):
