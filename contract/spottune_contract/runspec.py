@@ -138,7 +138,7 @@ class TrainingSpec(SpecModel):
     seed: Annotated[int, Field(ge=0, le=2**31 - 1)] = 0
     """Seed of initialization, data order and dropout."""
     eval_steps: Annotated[int, Field(ge=1)] | None = None
-    """Evaluate after every so many optimizer steps, and at the end. Needs `dataset.evalSource`."""
+    """Evaluate after every so many optimizer steps. Needs `dataset.evalSource`; with that, the base model and the end are evaluated in any case."""
     cpu_threads: Annotated[int, Field(ge=1, le=256)] = 2
     """Threads of a CPU run. Part of the job, because another number of threads gives other bits."""
 

@@ -19,7 +19,16 @@ from spottune_contract.records import Commit
 from spottune_contract.runspec import seconds
 from spottune_trainer import compute
 from spottune_trainer.board import Board
-from spottune_trainer.checkpoint import CheckpointError, CheckpointLog, ClaimOutcome, Files, NoReadableCheckpoint, Restored, Saver, Unacceptable, open_store
+from spottune_trainer.checkpoint import (
+    CheckpointError,
+    CheckpointLog,
+    ClaimOutcome,
+    Files,
+    NoReadableCheckpoint,
+    Restored,
+    Saver,
+    open_store,
+)
 from spottune_trainer.control import ControlServer, Routes
 from spottune_trainer.errors import BadConfig, BadData, Diverged, TrainerError
 from spottune_trainer.export import export
@@ -81,13 +90,19 @@ class Attempt:
 
     def _live(self) -> Outcome:
         env, spec = self.env, self.env.run_spec
-        server = ControlServer(env.port, Routes(progress=self._progress, metrics=exposition(self.board.progress), hung=self.board.hung, notify=self.preemption.notify))
+        server = ControlServer(
+            env.port,
+            Routes(progress=self._progress, metrics=exposition(self.board.progress), hung=self.board.hung, notify=self.preemption.notify),
+        )
         server.start()
         self.log.info("http server up", port=server.port)
         if env.world_size != 1:
             raise BadConfig("OneWorkerOnly", f"this trainer runs with one worker, not {env.world_size}: set capacity to one worker")
         own_class = compute.compute_class(
-            threads=spec.training.cpu_threads, world_size=env.world_size, micro_batch_size=spec.training.micro_batch_size, image_digest=env.image_digest
+            threads=spec.training.cpu_threads,
+            world_size=env.world_size,
+            micro_batch_size=spec.training.micro_batch_size,
+            image_digest=env.image_digest,
         )
         claimed = self._claim(own_class)
         if claimed.final is not None:
@@ -146,7 +161,9 @@ class Attempt:
         for note in notes:
             self.board.warn(note)
         self.board.update(total_steps=run.total_steps)
-        self.log.info("model loaded", seconds=_since(started), samples=len(run.samples), total_steps=run.total_steps, device=str(run.device))
+        self.log.info(
+            "model loaded", seconds=_since(started), samples=len(run.samples), total_steps=run.total_steps, device=str(run.device)
+        )
         return run
 
     def _restore(self, run: Run) -> Restored | None:
@@ -180,7 +197,9 @@ class Attempt:
         from spottune_trainer.supervision import Policy, Supervision
 
         checkpoint = self.env.run_spec.checkpoint
-        saver = Saver(self._commits, on_commit=lambda commit: self._committed(supervision, commit), on_failure=lambda error: supervision.failed(error))
+        saver = Saver(
+            self._commits, on_commit=lambda commit: self._committed(supervision, commit), on_failure=lambda error: supervision.failed(error)
+        )
         supervision = Supervision(
             saver=saver,
             preemption=self.preemption,
@@ -198,7 +217,9 @@ class Attempt:
                 return self._final(run, supervision, saver)
             except NonFinite as error:
                 if rolled_back:
-                    raise Diverged("NonFinite", f"{error}, again after a rollback: lower training.learningRate, or check the data of that step") from None
+                    raise Diverged(
+                        "NonFinite", f"{error}, again after a rollback: lower training.learningRate, or check the data of that step"
+                    ) from None
                 rolled_back = True
                 self._roll_back(run, supervision, saver, error)
 
@@ -210,7 +231,9 @@ class Attempt:
         try:
             restored = self._commits.rollback(lambda _commit, files: self._accept(run, files), why=str(error))
         except NoReadableCheckpoint:
-            raise Diverged("NonFinite", f"{error}, and there is no earlier commit to go back to: lower training.learningRate, or check the data") from None
+            raise Diverged(
+                "NonFinite", f"{error}, and there is no earlier commit to go back to: lower training.learningRate, or check the data"
+            ) from None
         self._load(run, restored)
         supervision.restored(run.step)
         self.board.warn(f"RolledBack: {error}; went back to step {run.step}")
@@ -221,7 +244,7 @@ class Attempt:
         self.board.phase(TrainerPhase.SAVING)
         supervision.submit(run, "final", urgent=True)
         final = saver.flush(time.monotonic() + FINAL_SECONDS)
-        assert final is not None and final.reason == "final"
+        assert final is not None, "flush returned without the FINAL that was submitted"
         hit("T12")
         return self._finish(run.save(), final, already=False)
 
@@ -238,7 +261,9 @@ class Attempt:
             self.log.info("exported", destination=place)
         self.board.phase(TrainerPhase.DONE)
         if already:
-            return Outcome(ExitCode.DONE, "AlreadyFinal", f"the run was finished by epoch {final.epoch}; the adapter was exported again", place)
+            return Outcome(
+                ExitCode.DONE, "AlreadyFinal", f"the run was finished by epoch {final.epoch}; the adapter was exported again", place
+            )
         return Outcome(ExitCode.DONE, "Completed", f"all {final.step} steps are done", place)
 
     def _stop(self, run: Run, supervision: Supervision) -> Outcome:

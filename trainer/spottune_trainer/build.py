@@ -58,12 +58,19 @@ def build_run(spec: RunSpec, sources: Sources, own_class: str) -> tuple[Run, lis
     notes = []
     if samples.dropped:
         lines = ", ".join(map(str, samples.dropped[:10]))
-        notes.append(f"RowsDropped: {len(samples.dropped)} rows have nothing to learn within maxLength (lines {lines}{', …' if len(samples.dropped) > 10 else ''})")
+        notes.append(
+            f"RowsDropped: {len(samples.dropped)} rows have nothing to learn within maxLength (lines {lines}{', …' if len(samples.dropped) > 10 else ''})"
+        )
     if samples.cut:
-        notes.append(f"RowsCut: {samples.cut} of {len(sources.rows.rows)} rows are longer than dataset.maxLength ({dataset.max_length} tokens)")
+        notes.append(
+            f"RowsCut: {samples.cut} of {len(sources.rows.rows)} rows are longer than dataset.maxLength ({dataset.max_length} tokens)"
+        )
     return run, notes
 
 
 def _check_vocabulary(largest: int, size: int, source: str) -> None:
     if largest >= size:
-        raise BadConfig("TokenizerMismatch", f"model.source {source}: the tokenizer makes token {largest}, the model has {size}: they do not belong together")
+        raise BadConfig(
+            "TokenizerMismatch",
+            f"model.source {source}: the tokenizer makes token {largest}, the model has {size}: they do not belong together",
+        )

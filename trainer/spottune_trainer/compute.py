@@ -18,7 +18,21 @@ from spottune_trainer.errors import Transient
 
 LIBRARIES = ("torch", "transformers", "peft", "safetensors", "numpy")
 # What oneDNN, MKL and ATen choose their kernels by; other flags change no bits.
-_ISA_FLAGS = ("avx2", "fma", "avx512f", "avx512bw", "avx512dq", "avx512vl", "avx512_vnni", "avx512_bf16", "amx_tile", "amx_bf16", "asimd", "sve", "bf16")
+_ISA_FLAGS = (
+    "avx2",
+    "fma",
+    "avx512f",
+    "avx512bw",
+    "avx512dq",
+    "avx512vl",
+    "avx512_vnni",
+    "avx512_bf16",
+    "amx_tile",
+    "amx_bf16",
+    "asimd",
+    "sve",
+    "bf16",
+)
 
 
 def set_thread_environment(environ: MutableMapping[str, str], threads: int, scratch: str) -> None:
@@ -80,7 +94,7 @@ def gpu(proc: Path) -> str:
 
 def cpu(cpuinfo: str) -> str:
     """For example `AuthenticAMD-25-17 avx2+fma+avx512f`. Vendor and model count: libraries choose kernels by them too."""
-    fields = dict(re.findall(r"^([\w ]+?)\s*:\s*(.*)$", cpuinfo.partition("\n\n")[0], re.MULTILINE))
+    fields: dict[str, str] = dict(re.findall(r"^([\w ]+?)\s*:\s*(.*)$", cpuinfo.partition("\n\n")[0], re.MULTILINE))
     names = ("vendor_id", "cpu family", "model") if "vendor_id" in fields else ("CPU implementer", "CPU part")
     flags = set(fields.get("flags", fields.get("Features", "")).split())
     return f"{'-'.join(fields.get(name, '?') for name in names)} {'+'.join(flag for flag in _ISA_FLAGS if flag in flags) or 'baseline'}"
@@ -105,7 +119,10 @@ def configure(stated: str, threads: int) -> Any:
     torch.set_float32_matmul_precision("highest")
     expected_gpu = "driver-" in stated
     if expected_gpu != torch.cuda.is_available():
-        raise Transient("AcceleratorUnusable", f"the machine says {stated!r}, but torch {'cannot use a GPU' if expected_gpu else 'finds a GPU'}: check the driver")
+        raise Transient(
+            "AcceleratorUnusable",
+            f"the machine says {stated!r}, but torch {'cannot use a GPU' if expected_gpu else 'finds a GPU'}: check the driver",
+        )
     if not expected_gpu:
         return torch.device("cpu")
     torch.backends.cudnn.benchmark = False
@@ -119,7 +136,11 @@ def exactness(own: str, first: str, *, parent_slot: int | None) -> ExactnessView
     """Is this resume bitwise exact? `first` is the compute class of the job's first attempt, empty if this is it."""
     if not first:
         return ExactnessView(
-            exact=True, reason="FirstAttempt", message="the first attempt defines the compute class", compute_class=own, parent_slot=parent_slot
+            exact=True,
+            reason="FirstAttempt",
+            message="the first attempt defines the compute class",
+            compute_class=own,
+            parent_slot=parent_slot,
         )
     if own == first:
         message = "state digests verified, compute class unchanged"
@@ -138,5 +159,3 @@ def differences(first: str, own: str) -> str:
 
 def _pairs(text: str) -> dict[str, str]:
     return {name: value for name, _, value in (part.partition("=") for part in text.split("; "))}
-
-

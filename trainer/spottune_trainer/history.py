@@ -30,7 +30,9 @@ class History:
 
     def tensors(self) -> dict[str, torch.Tensor]:
         """As tensors to save; `samples` has shape [steps, 32] and type uint8."""
-        digests = torch.frombuffer(bytearray(b"".join(self.samples)), dtype=torch.uint8) if self.samples else torch.empty(0, dtype=torch.uint8)
+        digests = (
+            torch.frombuffer(bytearray(b"".join(self.samples)), dtype=torch.uint8) if self.samples else torch.empty(0, dtype=torch.uint8)
+        )
         return {
             "loss": torch.tensor(self.loss, dtype=torch.float64),
             "learning_rate": torch.tensor(self.learning_rate, dtype=torch.float64),

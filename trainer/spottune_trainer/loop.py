@@ -151,6 +151,7 @@ class Run:
 
 def train(run: Run, watch: Watch) -> Ending:
     """Train to the last step, or until the watch stops it. Raises `NonFinite`."""
+    rng.restore(run.generators)  # whatever was drawn since the run was built or loaded
     while True:
         if run.evaluation_due() and not evaluate(run, watch):
             return Ending.STOPPED

@@ -10,7 +10,7 @@ from prometheus_client.registry import Collector
 
 from spottune_contract.progress import Progress, TrainerPhase
 
-_GAUGES = (
+_GAUGES: tuple[tuple[str, str, Callable[[Progress], float | None]], ...] = (
     ("step", "Finished optimizer steps", lambda p: p.step),
     ("total_steps", "Optimizer steps of the whole run", lambda p: p.total_steps),
     ("samples_seen", "Samples trained on", lambda p: p.samples_seen),

@@ -21,7 +21,10 @@ def check_model_dir(folder: Path, source: str) -> None:
             "ModelNotFound", f"model.source {source}: {error.strerror}: give a folder in the trainer image, s3:// or hf:// that exists"
         ) from None
     if not any(name.endswith(".safetensors") for name in names):
-        raise BadConfig("ModelHasNoSafetensors", f"model.source {source} has no *.safetensors file: save the weights as safetensors (pickles are never read)")
+        raise BadConfig(
+            "ModelHasNoSafetensors",
+            f"model.source {source} has no *.safetensors file: save the weights as safetensors (pickles are never read)",
+        )
     for name, what in (("config.json", "a Hugging Face model"), ("tokenizer.json", "a fast tokenizer")):
         if name not in names:
             raise BadConfig("ModelIncomplete", f"model.source {source} has no {name}: save {what} there with save_pretrained")
@@ -63,7 +66,9 @@ def load_model(folder: Path, source: str, *, precision: str, gradient_checkpoint
     """The causal language model on the CPU, frozen, in evaluation of nothing yet. Only safetensors are read."""
     import torch
     from transformers import AutoModelForCausalLM
+    from transformers.utils.logging import disable_progress_bar
 
+    disable_progress_bar()
     dtype = torch.bfloat16 if precision == "bf16" else torch.float32
     try:
         model = AutoModelForCausalLM.from_pretrained(
@@ -74,5 +79,5 @@ def load_model(folder: Path, source: str, *, precision: str, gradient_checkpoint
     model.config.use_cache = False
     model.requires_grad_(False)
     if gradient_checkpointing:
-        model.gradient_checkpointing_enable({"use_reentrant": False})
+        model.activation_checkpointing_enable({"use_reentrant": False})
     return model

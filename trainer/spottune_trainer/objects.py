@@ -30,6 +30,7 @@ PATIENCE_SECONDS = 45.0
 DENIED_PATIENCE_SECONDS = 4.0
 MAX_FILES = 10_000
 _CHUNK = 1 << 20
+_JITTER = random.Random()  # noqa: S311 - its own: the global generator belongs to the training
 _SAFE_NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9._=+ -]{0,254}")
 
 
@@ -188,7 +189,7 @@ class Objects:
                 detail = problem.detail if isinstance(problem, Unavailable) else problem.message
                 raise StorageUnavailable(f"{where} did not answer usefully for {PATIENCE_SECONDS:.0f} s (last: {detail})")
             self._connection.reconnect(renew=isinstance(problem, Denied))
-            time.sleep(min(5.0, 0.1 * 2 ** min(tries, 10)) * random.uniform(0.5, 1.0))  # noqa: S311 - jitter
+            time.sleep(min(5.0, 0.1 * 2 ** min(tries, 10)) * _JITTER.uniform(0.5, 1.0))
             tries += 1
 
 

@@ -14,15 +14,15 @@ Generators = dict[str, torch.Tensor]
 def seed_all(seed: int) -> None:
     """Seed Python, NumPy, torch and all GPUs."""
     random.seed(seed)
-    np.random.seed(seed)  # noqa: NPY002 the global generator is what libraries use
+    np.random.seed(seed)  # the global generator is what libraries use
     torch.manual_seed(seed)
 
 
 def capture() -> Generators:
     """Copy the state of every generator. About 15 KB and 0.2 ms without GPUs."""
     version, words, gauss = random.getstate()
-    kind, keys, position, has_gauss, cached = np.random.get_state(legacy=True)  # type: ignore[misc]  # noqa: NPY002
-    assert version == 3 and kind == "MT19937"
+    kind, keys, position, has_gauss, cached = np.random.get_state(legacy=True)
+    assert (version, kind) == (3, "MT19937")
     state = {
         "python.words": torch.tensor(words, dtype=torch.int64),
         "python.gauss": torch.tensor([] if gauss is None else [gauss], dtype=torch.float64),
@@ -42,7 +42,7 @@ def restore(state: Generators) -> None:
     random.setstate((3, tuple(state["python.words"].tolist()), gauss[0] if gauss else None))
     position, has_gauss = state["numpy.position"].tolist()
     words = state["numpy.words"].numpy().astype(np.uint32)
-    np.random.set_state(("MT19937", words, position, has_gauss, state["numpy.gauss"].item()))  # noqa: NPY002
+    np.random.set_state(("MT19937", words, position, has_gauss, state["numpy.gauss"].item()))
     torch.set_rng_state(state["torch.cpu"])
     if torch.cuda.is_available():
         for index in range(torch.cuda.device_count()):

@@ -51,7 +51,9 @@ def read_rows(path: Path, form: DatasetFormat, source: str) -> Rows:
                 digest.update(line)
                 rows.append(_row(line, number, form, source))
     except OSError as error:
-        raise BadData("DatasetUnreadable", f"{source}: {error.strerror}: give the path of a JSON Lines file that the trainer may read") from None
+        raise BadData(
+            "DatasetUnreadable", f"{source}: {error.strerror}: give the path of a JSON Lines file that the trainer may read"
+        ) from None
     if not rows:
         raise BadData("DatasetEmpty", f"{source} has no rows: write one JSON object a line")
     return Rows(source, tuple(rows), digest.hexdigest())

@@ -43,7 +43,10 @@ def _rows(source: str, name: str, dataset: DatasetSpec, scratch: Path, objects: 
         except (SourceMissing, SourceUnusable) as error:
             raise BadData("DatasetNotFound" if isinstance(error, SourceMissing) else error.reason, f"dataset source: {error}") from None
     elif not path.is_file():
-        raise BadData("DatasetNotFound", f"dataset source {source}: no such file: give the path of a .jsonl file in the trainer image, or s3://BUCKET/KEY")
+        raise BadData(
+            "DatasetNotFound",
+            f"dataset source {source}: no such file: give the path of a .jsonl file in the trainer image, or s3://BUCKET/KEY",
+        )
     return read_rows(path, dataset.format, source)
 
 
@@ -71,4 +74,6 @@ def _from_hub(model: ModelSpec) -> Path:
             "ModelNotFound", f"model.source {model.source} at {model.revision}: {type(error).__name__}: check name, revision and access"
         ) from None
     except (OSError, ValueError) as error:
-        raise Transient("HubUnavailable", f"model.source {model.source}: the hub did not answer ({type(error).__name__}): will be tried again") from None
+        raise Transient(
+            "HubUnavailable", f"model.source {model.source}: the hub did not answer ({type(error).__name__}): will be tried again"
+        ) from None

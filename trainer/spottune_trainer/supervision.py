@@ -169,6 +169,8 @@ class Supervision:
     def _warn_of_slow_commits(self) -> None:
         expected, limit = self._commit_seconds(), _SHARE_OF_GRACE * self._grace
         if expected > limit:
-            self._board.warn(f"{FITS_NOTICE}: a commit takes about {expected:.0f} s, more than {limit:.0f} s of the grace period: a notice may be too short")
+            self._board.warn(
+                f"{FITS_NOTICE}: a commit takes about {expected:.0f} s, more than {limit:.0f} s of the grace period: a notice may be too short"
+            )
         else:
             self._board.unwarn(FITS_NOTICE)

@@ -56,11 +56,11 @@ def test_many_random_interruptions_change_nothing(make_run: MakeRun, whole: Mapp
             run = make_run()
             if files is not None:
                 run.load(files)
+            rng.seed_all(chosen.randint(0, 9))  # whatever else draws random numbers
             lives += 1
             watch = StopAfter(chosen.randint(1, 40))
             if train(run, watch) is Ending.FINISHED:
                 break
-            rng.seed_all(chosen.randint(0, 9))  # whatever happens between lives
             files = run.save()
         assert run.save() == whole, f"after {lives} lives"
 
@@ -76,7 +76,7 @@ def test_the_state_in_mid_accumulation_is_that_of_the_last_finished_step(make_ru
 
 
 def test_saving_in_the_middle_of_a_step_does_not_disturb_it(make_run: MakeRun, whole: Mapping[str, bytes], quiet: Any) -> None:
-    quiet.micro_batch = lambda run, *_: bool(run.save() and False)
+    quiet.micro_batch = lambda run, *_: not run.save()
     run = make_run()
     train(run, quiet)
     assert run.save() == whole
@@ -120,12 +120,14 @@ def test_a_run_in_epochs_ends_with_a_smaller_batch_and_counts_every_sample(make_
     assert run.history.samples[-1] == sample_digest(tuple(run.order.index(place) for place in range(36, 40)))
 
 
-def test_the_loss_weighs_every_token_of_the_global_batch_the_same_whatever_the_micro_batch(make_run: MakeRun, quiet: Any) -> None:
+def test_the_loss_weighs_every_token_of_the_global_batch_the_same_whatever_the_micro_batch(
+    make_run: MakeRun, quiet: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
     states = []
     for micro in (1, 2, 8):
         run = make_run(microBatchSize=micro, maxSteps=1, evalSteps=None)
         run.adapted.model.eval()
-        run.adapted.model.train = lambda *_: run.adapted.model  # type: ignore[method-assign]  # no dropout: only the sums differ
+        monkeypatch.setattr(run.adapted.model, "train", lambda _mode=True: None)  # no dropout: only the sums differ
         train(run, quiet)
         states.append((run.history.loss[0], run.history.grad_norm[0]))
     assert states[1] == pytest.approx(states[0], rel=1e-4)
@@ -159,7 +161,12 @@ def test_what_is_not_finite_is_neither_applied_nor_saved(make_run: MakeRun, quie
         with pytest.raises(NonFinite, match="the adapter is not finite"):
             run.save()
     else:
-        handle = run.adapted.model.register_forward_hook(lambda _module, _inputs, output: output.logits.mul_(math.inf) and None)
+
+        def overflow(_module: Any, _inputs: Any, output: Any) -> Any:
+            output.logits = output.logits * math.inf
+            return output
+
+        handle = run.adapted.model.register_forward_hook(overflow)
         with pytest.raises(NonFinite, match="is not finite in step 2"):
             optimizer_step(run, quiet)
         handle.remove()
@@ -171,7 +178,7 @@ def test_gradient_checkpointing_computes_the_same(make_run: MakeRun, quiet: Any)
     plain, checkpointed = make_run(maxSteps=2), make_run(maxSteps=2, gradientCheckpointing=True)
     train(plain, quiet)
     train(checkpointed, quiet)
-    assert checkpointed.history.loss == pytest.approx(plain.history.loss, rel=1e-6)
+    assert checkpointed.history.loss == pytest.approx(plain.history.loss, rel=1e-7)
 
 
 def test_bf16_keeps_adapter_and_optimizer_in_fp32(make_run: MakeRun, quiet: Any) -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -17,12 +16,8 @@ LLAMA2 = (
     "{% for m in messages %}{% if m['role'] == 'user' %}[INST] {{ m['content'] }} [/INST]{% elif m['role'] == 'assistant' %} {{ m['content'] }} </s>"
     "{% else %}<<SYS>>{{ m['content'] }}<</SYS>>{% endif %}{% endfor %}"
 )
-THINKING = (
-    "{% for m in messages %}<{{ m['role'] }}>{{ m['content'] }}</>{% endfor %}{% if add_generation_prompt %}<assistant><think></think>{% endif %}"
-)
-REWRITING = (
-    "{% for m in messages %}<{{ m['role'] }}>{% if loop.last or m['role'] != 'assistant' %}{{ m['content'] }}{% else %}(left out){% endif %}</>{% endfor %}"
-)
+THINKING = "{% for m in messages %}<{{ m['role'] }}>{{ m['content'] }}</>{% endfor %}{% if add_generation_prompt %}<assistant><think></think>{% endif %}"
+REWRITING = "{% for m in messages %}<{{ m['role'] }}>{% if loop.last or m['role'] != 'assistant' %}{{ m['content'] }}{% else %}(left out){% endif %}</>{% endfor %}"
 REFUSING = "{{ raise_exception('roles must alternate') }}"
 
 
@@ -57,7 +52,9 @@ def test_a_conversation_may_begin_with_the_assistant(tokenizer: Any) -> None:
 
 
 @pytest.mark.parametrize(("template", "expected"), [(LLAMA2, " came back </s> work </s>"), (THINKING, "came back</>work</>")])
-def test_spans_are_found_without_knowing_the_template(tokenizer: Any, monkeypatch: pytest.MonkeyPatch, template: str, expected: str) -> None:
+def test_spans_are_found_without_knowing_the_template(
+    tokenizer: Any, monkeypatch: pytest.MonkeyPatch, template: str, expected: str
+) -> None:
     monkeypatch.setattr(tokenizer, "chat_template", template)
     assert learned(tokenizer, one(tokenizer, chat("u:the node", "a:came back", "u:all", "a:work"))) == expected
 
@@ -70,7 +67,7 @@ def test_a_template_that_rewrites_earlier_turns_is_refused(tokenizer: Any, monke
 
 def test_a_template_that_refuses_a_conversation_names_the_line(tokenizer: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(tokenizer, "chat_template", REFUSING)
-    with pytest.raises(BadData, match="line 9: .*roles must alternate"):
+    with pytest.raises(BadData, match=r"line 9: .*roles must alternate"):
         one(tokenizer, chat("u:x", "a:y", line=9))
 
 
@@ -94,8 +91,8 @@ def test_text_is_learned_whole(tokenizer: Any) -> None:
 
 def test_longer_samples_are_cut_and_those_without_a_target_left_are_dropped_by_line(tokenizer: Any) -> None:
     long_prompt = chat("u:" + "the node " * 20, "a:work", line=2)
-    found = tokenize(Rows("data", (chat("u:a", "a:" + "work " * 40), long_prompt), ""), DatasetFormat.MESSAGES, tokenizer, 16)
-    assert [len(sample.ids) for sample in found.samples] == [16]
+    found = tokenize(Rows("data", (chat("u:a", "a:" + "work " * 40), long_prompt), ""), DatasetFormat.MESSAGES, tokenizer, 24)
+    assert [len(sample.ids) for sample in found.samples] == [24]
     assert (found.dropped, found.cut) == ((2,), 2)
 
 
