@@ -22,7 +22,7 @@ from spottune_operator.planner.statuses import (
 )
 from spottune_operator.planner.types import CreatePod, ObservedPod
 
-_KNOWN_BEFORE = frozenset({Reason.SUSPENDED, Reason.INTERRUPTION_NOTICE, Reason.POD_DELETED})
+_KNOWN_BEFORE = frozenset({Reason.SUSPENDED, Reason.INTERRUPTION_NOTICE, Reason.POD_DELETED, Reason.INTERRUPTED})
 """Reasons that were recorded while the pod was going: they say more than its end."""
 _MACHINE_LEFT = frozenset(
     {Reason.INTERRUPTION_NOTICE, Reason.POD_VANISHED, Reason.NODE_UNREACHABLE, Reason.INTERRUPTED, Reason.POD_DELETED}
@@ -92,7 +92,7 @@ def accounted(situation: Situation, pod: ObservedPod | None, lost: Reason) -> Fi
     """
     end, word, judged = _judged(pod)
     entry = current_attempt(situation.status)
-    reason = _reason(situation.status, judged, entry.reason, lost)
+    reason = _reason(judged, entry.reason, lost)
     committed: bool | None = entry.committed
     if committed is None and (word is not None or not (entry.claimed or entry.running_at)):
         committed = False
@@ -143,13 +143,9 @@ def _judged(pod: ObservedPod | None) -> tuple[PodEnd, Termination | None, Verdic
     return pod.end, pod.termination, judged
 
 
-def _reason(status: FineTuneJobStatus, judged: Verdict, known: Reason, lost: Reason) -> Reason:
+def _reason(judged: Verdict, known: Reason, lost: Reason) -> Reason:
     if judged is not Verdict.INTERRUPTED:
         return Reason(judged.value)
-    commit = status.last_commit
-    if known is Reason.POD_DELETED and commit is not None and (commit.epoch, commit.reason) == (status.attempt, "notice"):
-        # The node's agent was faster than any other source: it told the trainer and deleted the pod.
-        return Reason.INTERRUPTION_NOTICE
     return known if known in _KNOWN_BEFORE else lost
 
 
@@ -173,7 +169,7 @@ def _goes_on(
     """Budgets and backoff of an end that another attempt may follow."""
     early = 0 if first_step_reached(situation.current, status) else status.early_interruptions + 1
     stale = judged in (Verdict.FENCED, Verdict.EPOCH_STALE)
-    if judged is Verdict.INTERRUPTED and started:
+    if judged is Verdict.INTERRUPTED and started and reason is not Reason.SUSPENDED:
         status = change(status, interruptions=status.interruptions + 1)
     if reason in _MACHINE_LEFT:
         status = change(status, pools=pools.interrupted(status.pools, status.pool, situation.now))

@@ -4,15 +4,16 @@ from __future__ import annotations
 
 import math
 
-from spottune_contract.progress import LogView, Progress, Termination, TrainerPhase
+from spottune_contract.progress import CommitView, LogView, Progress, Termination, TrainerPhase
 from spottune_operator.api.reasons import ConditionType, Phase, Reason
-from spottune_operator.api.v1alpha1 import CommitStatus, FineTuneJobStatus, LogStatus
+from spottune_operator.api.v1alpha1 import AttemptStatus, CommitStatus, FineTuneJobStatus, LogStatus
 from spottune_operator.planner import budget, pools
 from spottune_operator.planner.statuses import change, clip, current_attempt, instant, with_attempt, with_condition
 from spottune_operator.planner.types import Observed, ObservedPod, PodState, Settings
 
 _AT_WORK = frozenset({TrainerPhase.TRAINING, TrainerPhase.EVALUATING, TrainerPhase.SAVING, TrainerPhase.EXPORTING, TrainerPhase.DONE})
 _EXACTNESS = {reason.value: reason for reason in (Reason.FIRST_ATTEMPT, Reason.STATE_VERIFIED, Reason.COMPUTE_CLASS_CHANGED)}
+_TAKEN_AWAY = frozenset({Reason.POD_DELETED, Reason.POD_VANISHED, Reason.INTERRUPTED})
 _PROGRESS_FIELDS = ("step", "total_steps", "percent", "loss", "eval_loss", "eta", "progress_at", "last_commit", "log")
 DETECTION_SECONDS = 5.0
 """From the notice until the trainer has heard of it (design: at most 5 s)."""
@@ -39,11 +40,11 @@ def taken_over(observed: Observed, status: FineTuneJobStatus, pod: ObservedPod |
     return _exactness_heard(observed, status, report)
 
 
-def phase_of(pod: ObservedPod) -> Phase:
-    """What a job whose current pod is alive is doing."""
+def phase_of(pod: ObservedPod, before: Phase) -> Phase:
+    """What a job whose current pod is alive is doing. A trainer that was not asked yet (the operator has just started) goes on."""
     if pod.state is PodState.TERMINATING:
         return Phase.DRAINING
-    at_work = pod.progress is not None and pod.progress.phase in _AT_WORK
+    at_work = before is Phase.RUNNING if pod.progress is None else pod.progress.phase in _AT_WORK
     return Phase.RUNNING if pod.state is PodState.RUNNING and at_work else Phase.STARTING
 
 
@@ -115,16 +116,19 @@ def _log_heard(status: FineTuneJobStatus, log: LogView) -> FineTuneJobStatus:
         at=clip(commit.at, 64),
         digests={clip(name, 63): clip(digest, 64) for name, digest in sorted(commit.digests.items())[:8]},
     )
-    notice_to_commit = commit.timings.get("notice_to_commit")
-    if notice_to_commit is not None:
-        status = change(
-            status,
-            attempts=tuple(
-                a.model_copy(update={"notice_to_commit_seconds": round(notice_to_commit, 3)}) if a.epoch == commit.epoch else a
-                for a in status.attempts
-            ),
-        )
+    status = change(status, attempts=tuple(_credited(a, commit) if a.epoch == commit.epoch else a for a in status.attempts))
     return budget.commit_heard(change(status, last_commit=heard), commit.epoch)
+
+
+def _credited(entry: AttemptStatus, commit: CommitView) -> AttemptStatus:
+    """What the newest commit tells of the attempt that made it, even when its pod was gone before anybody could ask."""
+    known: dict[str, object] = {"step_to": max(entry.step_to or 0, commit.step)}
+    if "notice_to_commit" in commit.timings:
+        known["notice_to_commit_seconds"] = round(commit.timings["notice_to_commit"], 3)
+    if commit.reason == "notice" and entry.reason in _TAKEN_AWAY:
+        # The node's agent was faster than any other source: it told the trainer and deleted the pod.
+        known["reason"] = Reason.INTERRUPTION_NOTICE
+    return entry.model_copy(update=known)
 
 
 def _steps_heard(observed: Observed, status: FineTuneJobStatus, report: Progress | Termination) -> FineTuneJobStatus:

@@ -151,7 +151,8 @@ def pod_is_missing(s: Situation) -> Plan | None:
     """The attempt is persisted, its pod was never seen: make it. Finding it made already is fine."""
     if not s.unaccounted or s.current is not None:
         return None
-    phase = s.status.phase if s.observed.obstacle is not None else Phase.STARTING
+    # After refusals the phase stays Waiting until a pod is really there.
+    phase = Phase.WAITING if s.status.phase is Phase.WAITING else Phase.STARTING
     return _plan(s, pod_is_missing, change(s.status, phase=phase), action=creation(s, s.status))
 
 
@@ -163,7 +164,9 @@ def pod_is_going(s: Situation) -> Plan | None:
     reason = current_attempt(s.status).reason
     if s.interruption is not None and reason is not Reason.SUSPENDED:
         reason = Reason.INTERRUPTION_NOTICE
-    status = with_attempt(s.status, reason=Reason.POD_DELETED if reason is Reason.ATTEMPT_STARTED else reason)
+    if reason is Reason.ATTEMPT_STARTED:
+        reason = Reason.INTERRUPTED if pod.end.disruption else Reason.POD_DELETED
+    status = with_attempt(s.status, reason=reason)
     return _plan(s, pod_is_going, change(status, phase=Phase.DRAINING), _draining_event(status), requeue_after=5.0)
 
 
@@ -274,6 +277,7 @@ def no_attempt_is_wanted(s: Situation) -> Plan | None:
 
 
 def backoff_is_not_over(s: Situation) -> Plan | None:
+    """The last attempt failed, or was taken away before its first step: not at once again."""
     wait = s.status.not_before - s.now
     # A clock that was set back must not make anybody wait for hours.
     if not 0 < wait <= backoff.FAILURE_MOST:
@@ -374,7 +378,7 @@ def _accepted(s: Situation, status: FineTuneJobStatus) -> FineTuneJobStatus:
 
 
 def _alive(s: Situation) -> FineTuneJobStatus:
-    return s.status if s.current is None else change(s.status, phase=reports.phase_of(s.current))
+    return s.status if s.current is None else change(s.status, phase=reports.phase_of(s.current, s.status.phase))
 
 
 def _delete(s: Situation, pod: ObservedPod) -> DeletePod:

@@ -216,7 +216,19 @@ def test_the_pool_of_a_lost_machine_is_avoided_and_a_suspended_ones_is_not() -> 
     lost = account(pool="g5.xlarge/us-east-1a/spot")
     assert [p.pool for p in lost.pools] == ["g5.xlarge/us-east-1a/spot"]
     suspended = account(ended(10, log=log()), attempts=(CLAIMED.model_copy(update={"reason": Reason.SUSPENDED}),))
-    assert (suspended.pools, suspended.not_before) == ((), 0)
+    assert (suspended.pools, suspended.not_before, suspended.interruptions) == ((), 0, 0)
+
+
+def test_what_a_vanished_attempt_did_is_told_by_the_next_one() -> None:
+    vanished = account(pool="g5.xlarge/us-east-1a/spot")
+    assert current_attempt(vanished).reason is Reason.POD_VANISHED
+    view = log(head=9, commit_epoch=EPOCH, step=33, timings={"notice_to_commit": 3.21})
+    assert view.last_commit is not None
+    noticed = view.model_copy(update={"max_epoch": 4, "last_commit": view.last_commit.model_copy(update={"reason": "notice"})})
+    following = vanished.model_copy(update={"attempt": 4, "pod_uid": "pod-4"})
+    after = plan(observed(pod(epoch=4, progress=progress(epoch=4, log=noticed)), status=following)).status
+    entry = next(a for a in after.attempts if a.epoch == EPOCH)
+    assert (entry.reason, entry.step_to, entry.committed, entry.notice_to_commit_seconds) == (Reason.INTERRUPTION_NOTICE, 33, True, 3.21)
 
 
 def test_a_changed_compute_class_is_never_silent() -> None:

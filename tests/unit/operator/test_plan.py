@@ -37,7 +37,7 @@ PODS: dict[str, ObservedPod | None] = {
     "being created": pod(PodState.CREATING),
     "without image": pod(PodState.CREATING, waiting_reason="ImagePullBackOff", waiting_message="no such image"),
     "without secret": pod(PodState.CREATING, waiting_reason="CreateContainerConfigError", waiting_message='secret "s" not found'),
-    "starting": pod(PodState.RUNNING),
+    "not asked yet": pod(PodState.RUNNING),
     "loading": pod(PodState.RUNNING, progress=progress(phase=TrainerPhase.LOADING)),
     "training": pod(PodState.RUNNING, progress=progress()),
     "terminating": pod(PodState.TERMINATING),
@@ -82,7 +82,7 @@ CURRENT: dict[tuple[str, bool, str], Expected] = {
     ("being created", False, "interruption"): ("machine_goes_away", Phase.DRAINING, DeletePod),
     ("without image", False, "no notice"): ("container_cannot_start", Phase.STARTING, None),
     ("without secret", False, "no notice"): ("container_cannot_start", Phase.STARTING, None),
-    ("starting", False, "no notice"): NOTHING,
+    ("not asked yet", False, "no notice"): ("attempt_goes_on", Phase.RUNNING, None),
     ("loading", False, "no notice"): NOTHING,
     ("training", False, "no notice"): ("attempt_goes_on", Phase.RUNNING, None),
     ("training", True, "no notice"): ("job_is_suspended", Phase.DRAINING, DeletePod),
@@ -403,6 +403,12 @@ def test_progress_is_written_at_most_every_ten_seconds() -> None:
 def test_nothing_new_means_nothing_to_write_however_late() -> None:
     written = plan(observed(pod(progress=progress()))).status
     assert plan(observed(pod(progress=progress()), status=written, now=NOW + 5000)).status == written
+
+
+def test_an_operator_that_has_just_started_writes_nothing() -> None:
+    written = plan(observed(pod(progress=progress()))).status
+    assert written.phase is Phase.RUNNING
+    assert plan(observed(pod(), status=written, now=NOW + 60)).status == written
 
 
 def test_a_clock_that_was_set_back_makes_nobody_wait_for_hours() -> None:
