@@ -12,7 +12,7 @@ from collections.abc import Callable, Generator
 from dataclasses import dataclass, field
 from typing import Any
 
-from spottune_contract.layout import slot_key
+from spottune_contract.layout import parse_slot_key, slot_key
 from spottune_contract.records import Claim, Commit, Resume, UnreadableRecord, decode
 from spottune_trainer.checkpoint.errors import CheckpointError, NoReadableCheckpoint, StorageUnavailable
 from spottune_trainer.checkpoint.lineage import Writer
@@ -146,6 +146,8 @@ class World:
         self.resumes = 0
         self.fenced = 0
         self.corrupt_at = self.chance.randrange(options.turns) if self.chance.random() < options.corruption else -1
+        self.resume_damaged = False
+        """The one damage hit a RESUME: a reader that saw it whole goes back for a reason that the judge can no longer read."""
         self.before = Verdict()
         self.before_resumable: int | None = None
         self._log_bytes: dict[str, bytes] = {}
@@ -239,7 +241,10 @@ class World:
         else:
             victims = log[-2:] + keys
         if victims:
-            self.store.corrupt(self.chance.choice(victims))
+            victim = self.chance.choice(victims)
+            slot = parse_slot_key(victim)
+            self.resume_damaged = slot is not None and isinstance(_decoded(slot, self.store.objects[victim]), Resume)
+            self.store.corrupt(victim)
             self._remember()
 
     def _step(self, actor: Actor) -> None:
@@ -327,6 +332,8 @@ class World:
         if self.before_resumable is None or (resumable is not None and resumable >= self.before_resumable):
             return
         newest = now.effective[-1]
+        if isinstance(newest, Resume) and self.resume_damaged:
+            return
         if isinstance(newest, Resume) and self.before_resumable in {rejected.slot for rejected in newest.rejected}:
             return
         raise Violation(f"I6: a reader resumed from slot {self.before_resumable}, now from {resumable}, and no RESUME says why")

@@ -384,12 +384,16 @@ def test_every_error_has_a_reason_that_a_machine_can_read() -> None:
 def test_every_failpoint_is_passed_on_the_way(store: QuietStore, name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(failpoint._armed, name, ("raise", 1))
     monkeypatch.setattr(failpoint, "_hits", {})
-    with pytest.raises(failpoint.FailpointError, match=name):
+
+    def two_attempts() -> None:
         CheckpointLog(store, epoch=1).probe()
         log = owner(store, 1, keep_last=2)
         commits(log, 10, 20, 30)
         log.retain()
         owner(store, 2)
+
+    with pytest.raises(failpoint.FailpointError, match=name):
+        two_attempts()
 
 
 def test_a_commit_says_how_long_it_took_from_the_notice(store: QuietStore) -> None:
