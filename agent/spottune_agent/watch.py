@@ -96,7 +96,7 @@ class Agent:
             details: dict[str, object] = {
                 "node": self._settings.node,
                 "instance": self._instance,
-                "pods": len(self._known.pods),
+                "pods": {f"{pod.namespace}/{pod.name}": pod.address for pod in self._known.pods},
                 "interruptions": [f"{item.kind}: {item.key}" for item in self._known.interruptions],
                 "problems": dict(self._known.problems),
             }

@@ -137,7 +137,8 @@ class World:
         return float(int(at.timestamp()))
 
     def remembered(self, count: int) -> None:
-        await_until(lambda: self.health()["pods"] == count, f"the agent has listed {count} trainer pods")
+        """Wait until the agent knows the addresses of `count` trainer pods."""
+        await_until(lambda: len([a for a in self.health()["pods"].values() if a]) == count, f"the agent knows {count} trainer pods")
 
     def health(self) -> dict[str, Any]:
         with urllib.request.urlopen(f"http://127.0.0.1:{self.health_port}/healthz", timeout=5) as response:
