@@ -174,7 +174,8 @@ class Loop:
     def _remove(self, machine: Machine) -> None:
         node.poweroff(self._home, machine.name)
         if not interruption.is_silent(self._home, machine.instance_id):
-            interruption.announce_end(self._home, machine.instance_id)
+            stopped = machine.instance_id in {described["InstanceId"] for described in _describe(self._ec2, ("stopping", "stopped"))}
+            interruption.announce_end(self._home, machine.instance_id, "stop" if stopped else "terminate")
         node.delete(self._home, machine.name)
         log.info("%s is gone", machine.name)
 

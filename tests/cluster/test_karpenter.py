@@ -70,21 +70,21 @@ def test_a_notice_is_on_imds_and_in_both_queues_and_the_power_goes_off_at_its_ti
     name = quiet_cloud.node_of("trainer")
     quiet_cloud.karpenter.down()  # it would drain the node and end the instance long before its time, and empty its queue
 
-    given = interruption.interrupt(quiet_cloud.home, name, notice_seconds=8, with_rebalance=True)
+    given = interruption.interrupt(quiet_cloud.home, name, notice_seconds=8, kind="stop", with_rebalance=True)
 
     shown = json.loads(_metadata(quiet_cloud, name, "spot/instance-action"))
-    assert shown == {"action": "terminate", "time": f"{given.action_time:%Y-%m-%dT%H:%M:%SZ}"}
+    assert shown == {"action": "stop", "time": f"{given.action_time:%Y-%m-%dT%H:%M:%SZ}"}
     (recommendation, warning) = quiet_cloud.events(name)
     assert recommendation["detail-type"] == "EC2 Instance Rebalance Recommendation"
     assert warning["detail-type"] == WARNING
-    assert warning["detail"] == {"instance-id": name, "instance-action": "terminate"}
+    assert warning["detail"] == {"instance-id": name, "instance-action": "stop"}
     assert datetime.fromisoformat(warning["time"]) + timedelta(seconds=120) == given.action_time
     # Counted, not read: Karpenter's last long poll may still hold one of them.
     assert quiet_cloud.message_count(quiet_cloud.seed.karpenter_queue_url) == 2
     assert node.get(quiet_cloud.home, name).state == "Running"
     eventually(lambda: not quiet_cloud.has_machine(name), 20, "the node to go off")
     assert datetime.now(UTC) >= given.action_time
-    assert [m["detail"]["state"] for m in quiet_cloud.events(name)] == ["shutting-down", "terminated"]
+    assert [m["detail"]["state"] for m in quiet_cloud.events(name)] == ["stopping", "stopped"]
 
 
 def test_karpenter_drains_on_a_notice_so_the_pod_gets_its_sigterm(clean_cloud: Cloud) -> None:
@@ -95,7 +95,9 @@ def test_karpenter_drains_on_a_notice_so_the_pod_gets_its_sigterm(clean_cloud: C
         eventually(lambda: "10" in exit_codes.read_text(), 20, "the pod to answer the SIGTERM")
     eventually(lambda: not clean_cloud.has_machine(name), 50, "Karpenter to drain the node, and the machine to follow its instance")
     assert datetime.now(UTC) < given.action_time
-    assert [m["detail-type"] for m in clean_cloud.events(name)] == [WARNING, STATE_CHANGE, STATE_CHANGE]
+    (warning, *changes) = clean_cloud.events(name)
+    assert warning["detail-type"] == WARNING
+    assert [(m["detail-type"], m["detail"]["state"]) for m in changes] == [(STATE_CHANGE, "shutting-down"), (STATE_CHANGE, "terminated")]
 
 
 def test_after_a_loss_without_notice_a_pod_for_another_pool_runs_within_seconds(clean_cloud: Cloud) -> None:
