@@ -7,6 +7,8 @@ stop, every job must come to its end.
 
 from __future__ import annotations
 
+import contextlib
+import copy
 import inspect
 import logging
 import random
@@ -119,8 +121,11 @@ class Operator:
             self.answer("answered")
 
     def die(self) -> None:
-        if self.looking is not None:
-            self.looking.close()
+        """SIGKILL: whatever the code would still like to call is not carried out."""
+        while self.looking is not None:
+            with contextlib.suppress(RuntimeError):
+                self.looking.close()
+                self.looking = None
 
     def _resume(self, step: Any) -> None:
         try:
@@ -141,7 +146,7 @@ class OperatorMachine(RuleBasedStateMachine):
         self.operators = [Operator(self.world), Operator(self.world)]
         self.acting: Operator | None = None
         self.verdicts: dict[tuple[str, int], str] = {}
-        self.terminal_since: dict[str, float] = {}
+        self.backup: Json | None = None
 
     @initialize()
     def apply(self) -> None:
@@ -367,6 +372,27 @@ class OperatorMachine(RuleBasedStateMachine):
             self.world.add_job(JOB, dict(SPEC))
 
     @rule()
+    def back_up(self) -> None:
+        if JOB in self.world.jobs:
+            self.backup = copy.deepcopy(self.world.jobs[JOB])
+
+    @rule()
+    def etcd_is_restored(self) -> None:
+        """The job's record goes back; kubelets end pods that the API server has forgotten. Only the log knows what happened since."""
+        job, backup = self.world.jobs.get(JOB), self.backup
+        if job is None or backup is None or job["metadata"]["uid"] != backup["metadata"]["uid"]:
+            return
+        job["status"] = copy.deepcopy(backup.get("status", {}))
+        self.world.edit_spec(job)
+        known = FineTuneJobStatus.parse(job["status"])
+        self.verdicts = {(job["metadata"]["uid"], a.epoch): a.verdict.value for a in known.attempts if a.verdict is not None}
+        for pod in [p for p in self.world.pods.values() if epoch_of(p) > known.attempt]:
+            process = self.world.process_of(pod)
+            if process is not None:
+                process.alive = False
+            del self.world.pods[pod["metadata"]["name"]]
+
+    @rule()
     def collect_garbage(self) -> None:
         self.world.collect_garbage()
 
@@ -466,6 +492,8 @@ WEIGHTS: dict[str, int] = {
     "quota": 2,
     "delete_job": 1,
     "collect_garbage": 3,
+    "back_up": 1,
+    "etcd_is_restored": 1,
 }
 """How often each rule comes in a random schedule."""
 
