@@ -134,13 +134,13 @@ def _down(arguments: argparse.Namespace) -> int:
     began = time.monotonic()
     failures = []
     with _alone(home):
+        _unmount_below(home.root)
         for step in reversed(STEPS):
             try:
                 step.down(home)
             except (RuntimeError, OSError) as error:  # the others must still go down
                 failures.append(f"{step.name}: {error}")
         process.stop_all(home)
-        _unmount_below(home.root)
         if not arguments.keep:
             _forget(home)
     for failure in failures:
@@ -187,6 +187,7 @@ def _kubeconfig(arguments: argparse.Namespace) -> int:
 
 def _assets(_: argparse.Namespace) -> int:
     assets.fetch_all()
+    karpenter.crd_files()
     return 0
 
 
@@ -215,17 +216,23 @@ def _alone(home: Home) -> Iterator[None]:
 
 
 def _unmount_below(root: Path) -> None:
-    lines = Path("/proc/self/mountinfo").read_text().splitlines()
-    for point in sorted((line.split()[4].replace("\\040", " ") for line in lines), reverse=True):
-        if Path(point).is_relative_to(root) and Path(point) != root:
-            subprocess.run(["umount", "--lazy", point], check=False, capture_output=True)
+    """Before anything is removed: a container's files can be the machine's own, and to remove the home must not reach through a mount.
+
+    Raises:
+        RuntimeError: something stays mounted; nothing may be removed then.
+    """
+    for point in sorted(_mounts_below(root), reverse=True):
+        subprocess.run(["umount", "--lazy", point], check=False, capture_output=True)
+    if left := _mounts_below(root):
+        raise RuntimeError(f"still mounted: {', '.join(left)}. Unmount it and run `down` again")
+
+
+def _mounts_below(root: Path) -> list[str]:
+    points = (line.split()[4].replace("\\040", " ") for line in Path("/proc/self/mountinfo").read_text().splitlines())
+    return [point for point in points if Path(point) != root and Path(point).is_relative_to(root)]
 
 
 def _forget(home: Home) -> None:
-    # A node's containers see the machine's own /usr: while anything is still mounted below the home, nothing there may be removed.
-    mounts = Path("/proc/self/mountinfo").read_text()
-    if f" {home.root}/" in mounts:
-        raise RuntimeError(f"something is still mounted below {home.root} (see /proc/self/mountinfo): unmount it and run `down` again")
     for entry in home.root.iterdir():
         if entry.name in ("logs", "run"):
             continue

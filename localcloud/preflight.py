@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import shutil
+import socket
 import stat
 import subprocess
 import sys
@@ -11,7 +12,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from localcloud import cgroups, packages
-from localcloud.home import Home
+from localcloud.home import APISERVER_PORT, HOST_ADDRESS, MOTO_PORT, S3_PORT, Home
+from localcloud.process import find
 
 _CAPABILITIES = {12: "CAP_NET_ADMIN", 21: "CAP_SYS_ADMIN"}
 _DEVICES = ("/dev/null", "/dev/zero", "/dev/full", "/dev/random", "/dev/urandom", "/dev/tty")
@@ -39,6 +41,7 @@ class Machine:
         free_gigabytes: free there.
         needed_gigabytes: more for the first `up`.
         missing_packages: Debian packages.
+        taken: addresses of ours that somebody else answers at.
     """
 
     system: str
@@ -51,6 +54,7 @@ class Machine:
     free_gigabytes: float
     needed_gigabytes: float
     missing_packages: tuple[packages.Package, ...]
+    taken: tuple[str, ...]
 
 
 def judge(machine: Machine) -> list[str]:
@@ -77,6 +81,9 @@ def judge(machine: Machine) -> list[str]:
     if machine.missing_packages:
         names = " ".join(package.name for package in machine.missing_packages)
         reasons.append(f"missing Debian packages: {names}: python -m localcloud packages --install")
+    if machine.taken:
+        other = f"somebody else answers at {', '.join(machine.taken)}, most likely a local cluster with another home"
+        reasons.append(f"{other}: take that one down (see its home with: ps -ef | grep kube-apiserver)")
     return reasons
 
 
@@ -94,6 +101,7 @@ def look(home: Home) -> Machine:
         free_gigabytes=shutil.disk_usage(existing).free / 1e9,
         needed_gigabytes=_AGAIN_GIGABYTES if home.kubeconfig.exists() else _FIRST_GIGABYTES,
         missing_packages=packages.missing(),
+        taken=_taken(home),
     )
 
 
@@ -102,6 +110,21 @@ def require(home: Home) -> None:
     reasons = judge(look(home))
     if reasons:
         raise PreflightError("this machine can't run the local cluster:" + "".join(f"\n  - {reason}" for reason in reasons))
+
+
+def _taken(home: Home) -> tuple[str, ...]:
+    ours = {"kube-apiserver": APISERVER_PORT, "seaweedfs": S3_PORT, "moto": MOTO_PORT}
+    # Without a home nothing of ours can run; asking would make one.
+    foreign = [port for name, port in ours.items() if not (home.root.exists() and find(home, name))]
+    return tuple(f"{HOST_ADDRESS}:{port}" for port in foreign if _answers(port))
+
+
+def _answers(port: int) -> bool:
+    try:
+        with socket.create_connection((HOST_ADDRESS, port), timeout=1):
+            return True
+    except OSError:
+        return False
 
 
 def _effective_capabilities() -> int:

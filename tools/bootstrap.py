@@ -26,6 +26,7 @@ STAMP = VENV / "installed.sha256"
 LOCKS = {
     # output file -> arguments of `uv pip compile`
     "setup.txt": ["requirements/setup.in"],
+    "go.txt": ["requirements/go.in"],
     "dev.txt": ["pyproject.toml", "--extra", "dev"],
     # The images: the versions of dev.txt, so that what is shipped is what was tested.
     "operator.txt": ["pyproject.toml", "--extra", "operator", "--constraint", "requirements/dev.txt"],

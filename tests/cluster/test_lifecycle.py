@@ -5,6 +5,7 @@ from __future__ import annotations
 import signal
 import sys
 import time
+from pathlib import Path
 
 import pytest
 
@@ -88,3 +89,16 @@ def test_what_is_kept_is_there_again(own_machine: OwnMachine) -> None:
     assert list(process.marked(own_machine.home)) == []
     assert own_machine.localcloud("up")[0] == 0
     assert "kept" in shell("kubectl get namespaces")
+
+
+def test_what_is_mounted_below_the_home_is_unmounted_not_emptied(own_machine: OwnMachine, tmp_path: Path) -> None:
+    """Containers see the machine's own files: to remove a home must never reach through a mount."""
+    precious = tmp_path / "precious"
+    precious.write_text("x")
+    below = own_machine.home.root / "nodes" / "n" / "rootfs"
+    below.mkdir(parents=True)
+    own_machine.output("mount", "--bind", str(tmp_path), str(below))
+    code, said = own_machine.localcloud("down")
+    assert code == 0, said
+    assert precious.read_text() == "x"
+    assert_nothing_remains(own_machine)

@@ -22,6 +22,7 @@ GOOD = Machine(
     free_gigabytes=50,
     needed_gigabytes=10,
     missing_packages=(),
+    taken=(),
 )
 
 
@@ -41,6 +42,7 @@ def test_a_good_machine_passes() -> None:
         (replace(GOOD, namespace_refusal="unshare: No space left on device"), ["unshare", "max_*_namespaces"]),
         (replace(GOOD, free_gigabytes=3.21), ["3.2 GB", "/var/lib/x", "10", "--home"]),
         (replace(GOOD, missing_packages=(Package("runc", ""), Package("nftables", ""))), ["runc nftables", "packages --install"]),
+        (replace(GOOD, taken=("198.18.0.1:6443",)), ["198.18.0.1:6443", "another home"]),
     ],
 )
 def test_each_lack_is_named_with_its_remedy(machine: Machine, words: list[str]) -> None:

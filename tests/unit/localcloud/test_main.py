@@ -1,0 +1,60 @@
+"""The command line answers in words, and a look never changes anything."""
+
+from __future__ import annotations
+
+import errno
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from localcloud import preflight
+from localcloud.__main__ import STEPS, main
+from localcloud.home import Home
+
+
+def test_looking_at_and_taking_down_what_is_not_there_makes_nothing(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    home = tmp_path / "home"
+    assert main(["--home", str(home), "status"]) == 3
+    assert main(["--home", str(home), "down"]) == 0
+    assert not home.exists()
+    assert "python -m localcloud up" in capsys.readouterr().out
+
+
+def test_the_status_of_a_home_that_is_down_writes_no_file(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "run").mkdir()
+    assert main(["--home", str(tmp_path), "status"]) == 3
+    assert "kube-apiserver" in capsys.readouterr().out
+    assert [path.name for path in tmp_path.rglob("*") if path.is_file()] == []
+
+
+def test_up_says_everything_that_is_missing_and_starts_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    found = preflight.look(Home(tmp_path / "home"))
+    monkeypatch.setattr(preflight, "look", lambda home: replace(found, uid=0, capabilities=0, free_gigabytes=1.0))
+    assert main(["--home", str(tmp_path / "home"), "up"]) == 1
+    said = capsys.readouterr().err
+    assert "CAP_SYS_ADMIN" in said
+    assert "1.0 GB free" in said
+    assert not (tmp_path / "home").exists()
+
+
+def test_a_full_disk_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    def full(_: Home) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device", str(tmp_path / "etcd"))
+
+    monkeypatch.setattr(preflight, "require", full)
+    assert main(["--home", str(tmp_path), "up"]) == 1
+    assert f"no space left on the disk of {tmp_path / 'etcd'}" in capsys.readouterr().err
+
+
+def test_the_network_is_first_up_and_last_down() -> None:
+    assert STEPS[0].name == "network"
+    assert STEPS[1].name == "control plane"
+    assert len({step.name for step in STEPS}) == len(STEPS)
+
+
+def test_packages_are_listed_with_their_reason(capsys: pytest.CaptureFixture[str]) -> None:
+    main(["packages"])
+    assert "containerd" in capsys.readouterr().out
