@@ -13,8 +13,11 @@ from kubernetes import client
 from localcloud.assets import binary
 from localcloud.controlplane import ControlPlane
 from spottune_contract.labels import API_VERSION, GROUP, PLURAL
-from spottune_operator.api.v1alpha1 import FineTuneJobSpec
+from spottune_operator.api.v1alpha1 import FineTuneJobSpec, FineTuneJobStatus
+from spottune_operator.planner.plan import plan
+from spottune_operator.planner.types import Notice, PodState
 from tests.fixtures.jobs import job_manifest, put
+from tests.fixtures.observations import EPOCH, NOW, ended, log, observed, pod, progress
 
 pytestmark = pytest.mark.cluster
 
@@ -199,6 +202,38 @@ def test_the_attempt_number_never_decreases(finetunejobs: Api, namespace: str) -
     with pytest.raises(client.ApiException) as caught:
         finetunejobs.replace_namespaced_custom_object_status(GROUP, API_VERSION, namespace, PLURAL, "python-help", job)
     assert "status.attempt never decreases" in json.loads(caught.value.body)["message"]
+
+
+def planned() -> dict[str, FineTuneJobStatus]:
+    """Statuses as the planner writes them, with every field set somewhere."""
+    view = log(head=9, commit_epoch=EPOCH, step=33, timings={"notice_to_commit": 3.21})
+    assert view.last_commit is not None
+    commit = view.last_commit.model_copy(update={"digests": {"adapter.safetensors": "0" * 64}, "at": "2027-01-15T08:00:00Z"})
+    exact = {"exact": True, "reason": "StateVerified", "message": "m", "compute_class": "cpu"}
+    report = progress(log=view.model_copy(update={"last_commit": commit}), eval_loss=1.5, checkpoint_seconds=3.0, exactness=exact)
+    running = pod(progress=report, image_id="trainer@sha256:" + "0" * 64)
+    seen = {
+        "new": observed(status=FineTuneJobStatus()),
+        "running": observed(running),
+        "noticed": observed(running, notices=(Notice("n1", "Interruption", "sqs", NOW + 90),)),
+        "unschedulable": observed(pod(PodState.SCHEDULING, unschedulable="0/3 nodes", created_at=NOW - 100)),
+        "crashed": observed(ended(30, log=view)),
+        "vanished": observed(),
+        "done": observed(ended(0, log=view, output="s3://adapters/x")),
+    }
+    return {name: plan(found).status for name, found in seen.items()}
+
+
+@pytest.mark.parametrize("name", planned())
+def test_the_api_server_keeps_whole_what_the_planner_writes(finetunejobs: Api, namespace: str, name: str) -> None:
+    job = create(finetunejobs, namespace, job_manifest())
+    written = planned()[name]
+    job["status"] = written.document()
+    stored = finetunejobs.replace_namespaced_custom_object_status(
+        GROUP, API_VERSION, namespace, PLURAL, "python-help", job, field_validation="Strict"
+    )
+    assert FineTuneJobStatus.parse(stored["status"]) == written
+    assert stored["status"] == job["status"]
 
 
 def test_kubectl_refuses_an_unknown_field_and_explains_the_known_ones(
