@@ -12,14 +12,17 @@ import threading
 from collections.abc import Awaitable, Callable, Iterable
 from concurrent.futures import TimeoutError as FutureTimeout
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import boto3
 from botocore.config import Config
 from botocore.exceptions import BotoCoreError, ClientError
-from mypy_boto3_sqs import SQSClient
 
 from spottune_contract.failpoint import hit
 from spottune_operator import logs
+
+if TYPE_CHECKING:
+    from mypy_boto3_sqs import SQSClient
 
 WAIT_SECONDS = 20
 """Long poll: a message comes at once, an empty queue costs three calls a minute."""
