@@ -112,7 +112,7 @@ def _node(schema: Mapping[str, Any], definitions: Mapping[str, Any], path: str) 
     if "$ref" in schema:
         target = definitions[schema["$ref"].rsplit("/", 1)[1]]
         own = {k: v for k, v in schema.items() if k != "$ref"}
-        return _node({**target, **own, "description": _described(schema, target)}, definitions, path)
+        return _node({**target, **own, "description": _described(schema, target, path)}, definitions, path)
     if schema.get("x-kubernetes-int-or-string"):
         return _int_or_string(schema)
     if "anyOf" in schema:
@@ -159,10 +159,12 @@ def _int_or_string(schema: Mapping[str, Any]) -> Schema:
     return {"x-kubernetes-int-or-string": True, "anyOf": [{"type": "integer"}, {"type": "string"}]} | limits
 
 
-def _described(field: Mapping[str, Any], target: Mapping[str, Any]) -> str:
-    """The field's own words, then those of its type where they say more."""
+def _described(field: Mapping[str, Any], target: Mapping[str, Any], path: str) -> str:
+    """The field's own words; in a spec also those of its type, where they say more."""
     own, general = field.get("description", ""), target.get("description", "")
-    return general if general.startswith(own.rstrip(".")) else f"{own} {general}".strip()
+    if not own or (path.startswith("spec") and general.startswith(own.rstrip("."))):
+        return str(general)
+    return f"{own} {general}".strip() if path.startswith("spec") else str(own)
 
 
 def _rules(path: str) -> Schema:

@@ -287,7 +287,7 @@ class FineTuneJobStatus(StatusModel):
     interruptions: Count = 0
     """Attempts that the machine or the cluster took away."""
     early_interruptions: Count = 0
-    """Such attempts in a row that did not reach a step: they make the next one wait longer."""
+    """Attempts in a row that ended before their first step and spent no budget: they make the next one wait longer."""
     failures: Count = 0
     """Failed attempts since the last new commit."""
     no_progress: Count = 0
