@@ -146,6 +146,7 @@ class World:
         self.resumes = 0
         self.fenced = 0
         self.corrupt_at = self.chance.randrange(options.turns) if self.chance.random() < options.corruption else -1
+        self.rolling_back: Protocol | None = None
         self.resume_damaged = False
         """The one damage hit a RESUME: a reader that saw it whole goes back for a reason that the judge can no longer read."""
         self.before = Verdict()
@@ -185,6 +186,7 @@ class World:
                 return "done"
             yield from protocol.retain(KEEP_LAST)
             if self.chance.random() < self.options.rollback and protocol.log.parents[commit.slot] is not None:
+                self.rolling_back = protocol
                 back: Restored = yield from protocol.rollback(_check_state, "diverged")
                 step = back.commit.step
 
@@ -261,6 +263,12 @@ class World:
             self.fenced += actor.ended == "Fenced"
             if isinstance(error, NoReadableCheckpoint) and not self.store.corrupted:
                 raise Violation(f"nothing was damaged, and yet: {error}") from error
+            if (
+                isinstance(error, NoReadableCheckpoint)
+                and actor.protocol is not self.rolling_back
+                and self._resumable(judge(self.store)) is not None
+            ):
+                raise Violation(f"there is a commit to resume from, and yet: {error}") from error
         except StopIteration as finished:
             actor.ended = finished.value
 

@@ -34,8 +34,8 @@ def store() -> QuietStore:
 
 @pytest.fixture
 def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
-    for name in ("AT_START", "AT_RESUME", "AT_COMMIT"):
-        monkeypatch.setattr(log_module, name, Patience(unavailable=0.3, denied=0.2))
+    monkeypatch.setattr(log_module, "AT_START", Patience(unavailable=60.0, denied=0.2))
+    monkeypatch.setattr(log_module, "AT_COMMIT", Patience(unavailable=0.3, denied=60.0))
 
 
 def last_record(store: QuietStore) -> object:
