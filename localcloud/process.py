@@ -168,6 +168,9 @@ class Service:
                 raise ServiceError(f"{self.name}: cannot start {command[0]}: {error}") from error
         _children[child.pid] = child
         process = Process.of(child.pid)
+        # The kernel shows the new environment a moment after exec; whoever looks for the marks before would not find them.
+        while process is not None and process.alive() and SERVICE_VARIABLE not in process.environ():
+            time.sleep(0.001)
         if process is None:
             raise self._failure(f"ended at once with exit code {child.returncode}")
         write_private(_pidfile(self.home, self.name), json.dumps({"pid": process.pid, "started": process.started, "boot": _boot_id()}))
