@@ -166,5 +166,5 @@ def _unready_for(node: Json | None, now: float) -> float:
     ready = _condition((node or {}).get("status") or {}, "Ready")
     if not ready or ready.get("status") == "True":
         return 0.0
-    # The kubelet's last heartbeat, where told, is older than the controller's verdict on it.
-    return now - at(ready.get("lastTransitionTime") or "")
+    since = at(ready.get("lastTransitionTime") or "")
+    return now - since if since else 0.0
