@@ -31,6 +31,7 @@ def before_the_model(trainer: Trainer, code: int) -> Termination:
         ({"dataset": {"source": "s3://{bucket}/no.jsonl"}}, 21, "DatasetNotFound", "does not exist"),
         ({"dataset": {"evalSource": "/no/such.jsonl"}}, 21, "DatasetNotFound", "/no/such.jsonl"),
         ({"checkpoint": {"storage": "s3://no-such-bucket/jobs"}}, 24, "BucketMissing", "no-such-bucket"),
+        ({"output": {"destination": "s3://no-such-bucket/out"}}, 24, "BucketMissing", "output.destination s3://no-such-bucket/out"),
     ],
 )
 def test_what_is_not_there_is_named_within_seconds(bench: Bench, changes: dict[str, Any], code: int, reason: str, says: str) -> None:

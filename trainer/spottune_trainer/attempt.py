@@ -30,7 +30,7 @@ from spottune_trainer.checkpoint import (
     open_store,
 )
 from spottune_trainer.control import ControlServer, Routes
-from spottune_trainer.errors import BadConfig, BadData, Diverged, TrainerError
+from spottune_trainer.errors import BadConfig, BadData, Diverged, StorageUnusable, TrainerError
 from spottune_trainer.export import export
 from spottune_trainer.logs import Log, Tail
 from spottune_trainer.metrics import exposition
@@ -96,6 +96,7 @@ class Attempt:
         )
         server.start()
         self.log.info("http server up", port=server.port)
+        self.board.update(total_steps=spec.training.max_steps or 0)
         if env.world_size != 1:
             raise BadConfig("OneWorkerOnly", f"this trainer runs with one worker, not {env.world_size}: set capacity to one worker")
         own_class = compute.compute_class(
@@ -149,9 +150,19 @@ class Attempt:
         self.board.phase(TrainerPhase.LOADING)
         spec = self.env.run_spec
         started = time.monotonic()
+        if spec.output is not None:
+            self._require_bucket(spec.output.destination)
         sources = locate(spec.model, spec.dataset, scratch=Path(self.env.scratch_dir), objects=self._objects)
         self.log.info("sources found", rows=len(sources.rows.rows), seconds=_since(started))
         return sources
+
+    def _require_bucket(self, destination: str) -> None:
+        """A missing output bucket is said now, not after the training. Other troubles may be ones of reading only."""
+        try:
+            self._objects().size(destination)
+        except CheckpointError as error:
+            if error.reason == "BucketMissing":
+                raise StorageUnusable(error.reason, f"output.destination {error}") from None
 
     def _build(self, sources: Sources, own_class: str) -> Run:
         from spottune_trainer.build import build_run
@@ -282,6 +293,8 @@ class Attempt:
         if stop is not None:
             self.board.update(notice_at=stop.at_wall)
         last = self._checkpoints.view().last_commit if self._checkpoints else None
+        if last is not None:
+            self.board.update(step=last.step, loss=last.loss)
         if last is None:
             return Outcome(ExitCode.TRANSIENT, "StoppedBeforeFirstCommit", "asked to stop before there was anything to commit")
         return Outcome(ExitCode.YIELDED, "Yielded", f"asked to stop before anything new was done; step {last.step} is committed")

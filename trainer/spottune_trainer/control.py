@@ -55,7 +55,7 @@ class ControlServer(ThreadingHTTPServer):
         return int(self.server_address[1])
 
     def start(self) -> None:
-        threading.Thread(target=self.serve_forever, name="control", daemon=True).start()
+        threading.Thread(target=self.serve_forever, args=(0.1,), name="control", daemon=True).start()
 
     def process_request(self, request: Any, client_address: Any) -> None:
         if self._slots.acquire(blocking=False):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import sys
 import threading
+import warnings
 from collections import deque
 from typing import Any, TextIO
 
@@ -63,6 +64,7 @@ def start(level: str, **context: Any) -> tuple[Log, Tail]:
     log: Log = structlog.get_logger().bind(**context)
     logging.basicConfig(level=logging.WARNING, handlers=[_Forward(log)], force=True)
     logging.captureWarnings(True)
+    warnings.simplefilter("ignore", FutureWarning)  # addressed to the authors of libraries
     return log, tail
 
 

@@ -116,8 +116,12 @@ class Objects:
             paths = [target / safe_relative(name) for name in names]
         except ValueError as error:
             raise SourceUnusable(f"an object under {where}/ cannot be a file: {error}") from None
-        with ThreadPoolExecutor(max_workers=4, thread_name_prefix="spottune-download") as pool:
+        pool = ThreadPoolExecutor(max_workers=4, thread_name_prefix="spottune-download")
+        try:
             list(pool.map(lambda pair: self._download(where.child(pair[0]), pair[1]), zip(names, paths, strict=True)))
+        finally:
+            # A stop that is raised here must not wait for gigabytes.
+            pool.shutdown(wait=False, cancel_futures=True)
         return paths
 
     def put(self, uri: str, body: Body) -> None:

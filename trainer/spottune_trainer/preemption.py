@@ -40,7 +40,7 @@ class Notice:
     def reason(self) -> CommitReason:
         if self.source in ("sigterm", "sigint"):
             return "sigterm"
-        if self.source == "rebalance":
+        if "rebalance" in self.source:
             return "rebalance"
         return "request" if self.deadline is None else "notice"
 

@@ -15,6 +15,7 @@ from spottune_trainer.loop import Run
 from spottune_trainer.preemption import Notice, Preemption, finish_step_first
 
 FITS_NOTICE = "CheckpointFitsNotice"
+SAY_EVERY_SECONDS = 10.0
 _SHARE_OF_GRACE = 0.8
 
 
@@ -49,11 +50,13 @@ class Supervision:
         """Newest step that is committed or handed to the saver."""
         self._safe_at = monotonic()
         self._micro_seconds = self._snapshot_seconds = 0.0
-        self._first_step_done = False
+        self._lost = False
+        """The newest save did not get through; what it held is unsaved again."""
+        self._said_at = -SAY_EVERY_SECONDS
 
     def restored(self, step: int) -> None:
         """The run is at a committed state."""
-        self._safe_step, self._safe_at = step, self._monotonic()
+        self._safe_step, self._safe_at, self._lost = step, self._monotonic(), False
 
     # --- the Watch of the loop ----------------------------------------------------------------------------------------------
 
@@ -65,12 +68,13 @@ class Supervision:
         notice = self._preemption.notice
         if notice is not None:
             self._answer(run, notice)
-        elif self._unsaved(run) and self._policy.due(since_last=self._monotonic() - self._safe_at, step=run.step):
+        elif self._unsaved(run) and (self._lost or self._policy.due(since_last=self._monotonic() - self._safe_at, step=run.step)):
             self.submit(run, "interval")
         return False
 
     def micro_batch(self, run: Run, done: int, of: int, seconds: float) -> bool:
         self._micro_seconds = max(seconds, 0.9 * self._micro_seconds)
+        self._board.update(checkpoint_seconds=self._commit_seconds())
         if self._preemption.stop is not None:
             return True
         notice = self._preemption.notice
@@ -91,9 +95,11 @@ class Supervision:
             checkpoint_seconds=self._commit_seconds(),
         )
         self._warn_of_slow_commits()
-        first, self._first_step_done = not self._first_step_done, True
-        say = self._log.info if first else self._log.debug
-        say("step", step=run.step, loss=run.loss, seconds=round(seconds, 3), first=first)
+        due = self._monotonic() - self._said_at >= SAY_EVERY_SECONDS
+        if due:
+            self._said_at = self._monotonic()
+        say = self._log.info if due else self._log.debug
+        say("step", step=run.step, of=run.total_steps, loss=run.loss, seconds=round(seconds, 3))
 
     def evaluating(self, run: Run) -> bool:
         self._saver.poll()
@@ -115,6 +121,7 @@ class Supervision:
         timings = {"snapshot": self._snapshot_seconds, "micro_step": self._micro_seconds}
         if first is not None and reason != "interval":
             timings["notice_to_snapshot"] = started - first.at
+        self._safe_step, self._safe_at, self._lost = run.step, self._monotonic(), False
         self._saver.submit(
             Snapshot(
                 files=files,
@@ -128,7 +135,6 @@ class Supervision:
             urgent=urgent,
             deadline=deadline,
         )
-        self._safe_step, self._safe_at = run.step, self._monotonic()
         self._log.info("snapshot", step=run.step, reason=reason, bytes=sum(len(data) for data in files.values()))
 
     def stop(self, run: Run, notice: Notice) -> Commit | None:
@@ -143,7 +149,8 @@ class Supervision:
         return self._saver.flush(deadline)
 
     def failed(self, error: CheckpointError) -> None:
-        """A periodic save did not get through; training goes on."""
+        """A periodic save did not get through; training goes on (called in the saver's thread)."""
+        self._lost = True
         self._board.warn(f"{error.reason}: a commit failed, training goes on: {error}")
         self._log.warning("commit failed", reason=error.reason, message=str(error))
 
@@ -159,7 +166,7 @@ class Supervision:
         self._preemption.answered(notice)
 
     def _unsaved(self, run: Run) -> bool:
-        return run.step > self._safe_step
+        return run.step > self._safe_step or (self._lost and run.step > 0)
 
     def _commit_seconds(self) -> float:
         """Expected seconds from a notice to a durable commit; 0 if no commit was measured yet."""
