@@ -116,13 +116,14 @@ def _taken(home: Home) -> tuple[str, ...]:
     ours = {"kube-apiserver": APISERVER_PORT, "seaweedfs": S3_PORT, "moto": MOTO_PORT}
     # Without a home nothing of ours can run; asking would make one.
     foreign = [port for name, port in ours.items() if not (home.root.exists() and find(home, name))]
-    return tuple(f"{HOST_ADDRESS}:{port}" for port in foreign if _answers(port))
+    return tuple(f"{HOST_ADDRESS}:{port}" for port in foreign if answers(HOST_ADDRESS, port))
 
 
-def _answers(port: int) -> bool:
+def answers(address: str, port: int) -> bool:
+    """Whether a server on this machine answers at `address`. Where the address is not ours, a gateway may accept anything."""
     try:
-        with socket.create_connection((HOST_ADDRESS, port), timeout=1):
-            return True
+        with socket.create_connection((address, port), timeout=1) as connection:
+            return bool(connection.getsockname()[0] == address)
     except OSError:
         return False
 

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import socket
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
+from localcloud import preflight
 from localcloud.home import Home
 from localcloud.packages import Package, parse, wanted
 from localcloud.preflight import Machine, judge, look
@@ -66,3 +68,13 @@ def test_looking_leaves_nothing_behind(tmp_path: Path) -> None:
 def test_the_list_of_packages_says_why_each_is_needed() -> None:
     assert parse("# x\n\nrunc   starts containers # really\n") == (Package("runc", "starts containers"),)
     assert all(package.why for package in wanted())
+
+
+def test_a_gateway_that_accepts_connections_for_other_machines_is_nobody_on_this_one(monkeypatch: pytest.MonkeyPatch) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        port = server.getsockname()[1]
+        assert preflight.answers("127.0.0.1", port)
+        # What a machine behind a transparent proxy sees: the connection to a foreign address is made, from an address of its own.
+        real = socket.create_connection
+        monkeypatch.setattr(socket, "create_connection", lambda address, timeout: real(("127.0.0.1", port), timeout))
+        assert not preflight.answers("198.18.0.1", port)
