@@ -44,8 +44,8 @@ CLASSES = (
 
 SYSTEM = "You answer questions about Python."
 EVAL_SAMPLES = 24
-MIN_CHARACTERS, MAX_CHARACTERS = 60, 320
-"""Of an answer: long enough to say something, short enough for at most 128 tokens together with the question."""
+MIN_CHARACTERS, MAX_CHARACTERS = 60, 240
+"""Of an answer: long enough to say something, short enough for about 64 tokens together with the question."""
 
 _FUNCTION_QUESTIONS = (
     "What does {name} do?",
