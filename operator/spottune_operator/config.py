@@ -29,6 +29,7 @@ class Config:
     port: int
     resync_seconds: float
     poll_seconds: float
+    unreachable_grace_seconds: float
     trainer_port: int
     log_level: str
 
@@ -57,6 +58,7 @@ def parse(arguments: Sequence[str], environ: Mapping[str, str]) -> Config:
     option("port", "port of /healthz, /readyz and /metrics", "8080")
     option("resync-seconds", "time between live lists", "10")
     option("poll-seconds", "time between questions to a running trainer", "5")
+    option("unreachable-grace-seconds", "a node may be not ready for so long before its trainer is replaced", "60")
     option("trainer-port", "port of the trainers' HTTP server", str(TRAINER_PORT))
     option("log-level", "log level", "info", ("debug", "info", "warning", "error"))
     values = parser.parse_args(arguments)
@@ -91,6 +93,7 @@ def _config(values: argparse.Namespace) -> Config:
         port=int(values.port),
         resync_seconds=float(values.resync_seconds),
         poll_seconds=float(values.poll_seconds),
+        unreachable_grace_seconds=float(values.unreachable_grace_seconds),
         trainer_port=int(values.trainer_port),
         log_level=values.log_level,
     )

@@ -135,6 +135,9 @@ def _steps_heard(observed: Observed, status: FineTuneJobStatus, report: Progress
     if report.total_steps <= 0:
         # The trainer has not got as far as its data: what an earlier attempt told is still the best that is known.
         return status
+    if isinstance(report, Progress) and report.phase not in _AT_WORK:
+        # Step 0 of a trainer that has not restored yet is no step back.
+        return change(status, total_steps=report.total_steps)
     entry = current_attempt(status)
     status = with_attempt(
         status,

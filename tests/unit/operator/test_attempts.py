@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 
 from spottune_contract.exitcodes import PodEnd, Verdict
+from spottune_contract.progress import TrainerPhase
 from spottune_operator.api.reasons import ConditionType, Phase, Reason
 from spottune_operator.api.v1alpha1 import AttemptStatus, CommitStatus, FineTuneJobStatus
 from spottune_operator.planner import backoff
@@ -172,6 +173,13 @@ def test_an_older_report_takes_nothing_back() -> None:
 
 
 # -- backoff -----------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("phase", [TrainerPhase.STARTING, TrainerPhase.CLAIMING, TrainerPhase.LOADING, TrainerPhase.RESTORING])
+def test_a_trainer_that_has_not_restored_yet_takes_no_step_back(phase: TrainerPhase) -> None:
+    loading = running(phase=phase, step=0, loss=None)
+    after = plan(observed(loading, status=status(step=20, total_steps=60, percent=33, attempts=(CLAIMED,)))).status
+    assert (after.step, after.percent, after.total_steps) == (20, 33, 60)
 
 
 def test_an_interruption_after_the_first_step_goes_on_at_once() -> None:
