@@ -109,6 +109,7 @@ def observe_pod(
         created_at=at(metadata.get("creationTimestamp") or ""),
         running_at=at((state.get("running") or {}).get("startedAt") or terminated.get("startedAt") or ""),
         deleting="deletionTimestamp" in metadata,
+        node_silent=_unready_for(node, now) > 0,
         end=_end(pod, terminated, lost=_unready_for(node, now) > settings.unreachable_grace),
         termination=termination if termination is not None and termination.epoch == epoch else None,
         unschedulable=clip(scheduled.get("message") or "no node fits", ERROR_LIMIT)

@@ -22,7 +22,7 @@ from spottune_operator.planner.statuses import (
 )
 from spottune_operator.planner.types import CreatePod, ObservedPod
 
-_KNOWN_BEFORE = frozenset({Reason.SUSPENDED, Reason.INTERRUPTION_NOTICE, Reason.POD_DELETED, Reason.INTERRUPTED})
+_KNOWN_BEFORE = frozenset({Reason.SUSPENDED, Reason.INTERRUPTION_NOTICE, Reason.NODE_UNREACHABLE, Reason.POD_DELETED, Reason.INTERRUPTED})
 """Reasons that were recorded while the pod was going: they say more than its end."""
 _MACHINE_LEFT = frozenset(
     {Reason.INTERRUPTION_NOTICE, Reason.POD_VANISHED, Reason.NODE_UNREACHABLE, Reason.INTERRUPTED, Reason.POD_DELETED}

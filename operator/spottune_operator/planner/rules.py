@@ -165,7 +165,9 @@ def pod_is_going(s: Situation) -> Plan | None:
     if s.interruption is not None and reason is not Reason.SUSPENDED:
         reason = Reason.INTERRUPTION_NOTICE
     if reason is Reason.ATTEMPT_STARTED:
-        reason = Reason.INTERRUPTED if pod.end.disruption else Reason.POD_DELETED
+        # From a silent node Kubernetes itself deletes the pods after a while; nobody asked for it.
+        asked = Reason.INTERRUPTED if pod.end.disruption else Reason.POD_DELETED
+        reason = Reason.NODE_UNREACHABLE if pod.node_silent else asked
     status = with_attempt(s.status, reason=reason)
     return _plan(s, pod_is_going, change(status, phase=Phase.DRAINING), _draining_event(status), requeue_after=5.0)
 
@@ -406,6 +408,9 @@ def _end_event(status: FineTuneJobStatus) -> EventSpec:
 
 def _draining_event(status: FineTuneJobStatus) -> EventSpec:
     entry = current_attempt(status)
+    if entry.reason is Reason.NODE_UNREACHABLE:
+        silent = f"Node {status.node} is silent: attempt {entry.epoch} is replaced soon, and whatever it still writes is void."
+        return EventSpec("Warning", entry.reason, silent)
     why = {
         Reason.INTERRUPTION_NOTICE: f"Node {status.node} goes away (told by {status.notice.source})"
         if status.notice

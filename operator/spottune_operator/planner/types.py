@@ -81,6 +81,8 @@ class ObservedPod:
     """When the trainer container was started; 0 if it was not."""
     deleting: bool = False
     """Bears a deletion timestamp."""
+    node_silent: bool = False
+    """Its node is not ready: what the pod does now, nobody can hear."""
     end: PodEnd = field(default_factory=PodEnd)
     """Only meaningful when `state` is ENDED or LOST."""
     termination: Termination | None = None

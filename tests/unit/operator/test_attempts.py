@@ -205,7 +205,14 @@ def test_the_wait_doubles_up_to_six_minutes(count: int, wait: float) -> None:
 # -- what took it away -------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("known", [Reason.SUSPENDED, Reason.INTERRUPTION_NOTICE, Reason.POD_DELETED])
+@pytest.mark.parametrize(("silent", "reason"), [(True, Reason.NODE_UNREACHABLE), (False, Reason.POD_DELETED)])
+def test_a_pod_that_kubernetes_deletes_from_a_silent_node_was_not_deleted_by_anybody(silent: bool, reason: Reason) -> None:
+    answer = plan(observed(pod(PodState.TERMINATING, deleting=True, node_silent=silent), status=status(attempts=(CLAIMED,))))
+    assert current_attempt(answer.status).reason is reason
+    assert [event.reason for event in answer.events] == [reason]
+
+
+@pytest.mark.parametrize("known", [Reason.SUSPENDED, Reason.INTERRUPTION_NOTICE, Reason.NODE_UNREACHABLE, Reason.POD_DELETED])
 def test_what_was_seen_coming_is_the_reason(known: Reason) -> None:
     after = account(ended(10, log=log()), attempts=(CLAIMED.model_copy(update={"reason": known}),))
     assert current_attempt(after).reason is known
