@@ -148,7 +148,9 @@ def _obtain(asset: Asset) -> Path:
             temporary.unlink(missing_ok=True)
     except OSError as error:
         if error.errno == errno.ENOSPC:
-            raise AssetError(f"{asset.name}: no space left below {cache_directory()}: free some, or set XDG_CACHE_HOME to a larger disk") from error
+            raise AssetError(
+                f"{asset.name}: no space left below {cache_directory()}: free some, or set XDG_CACHE_HOME to a larger disk"
+            ) from error
         raise AssetError(f"{asset.name}: cannot write {target}: {error}") from error
     return target
 
@@ -185,7 +187,9 @@ def download(name: str, version: str, target: Path, releases: str = RELEASES) ->
             return False
     expected = published.decode(errors="replace").split()[0]
     if digest.hexdigest() != expected:
-        raise AssetError(f"{url}: SHA-256 is {digest.hexdigest()}, published is {expected}: try again, or build it (set SPOTTUNE_KUBE_ASSETS)")
+        raise AssetError(
+            f"{url}: SHA-256 is {digest.hexdigest()}, published is {expected}: try again, or build it (set SPOTTUNE_KUBE_ASSETS)"
+        )
     return True
 
 
@@ -237,7 +241,9 @@ def _locked(name: str) -> Iterator[None]:
         directory.mkdir(parents=True, exist_ok=True)
         file = (directory / f"{name}.lock").open("w")
     except OSError as error:
-        raise AssetError(f"the cache {cache_directory()} cannot be written ({error}): set XDG_CACHE_HOME to a directory of yours") from error
+        raise AssetError(
+            f"the cache {cache_directory()} cannot be written ({error}): set XDG_CACHE_HOME to a directory of yours"
+        ) from error
     with file:
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)

