@@ -36,6 +36,7 @@ from spottune_trainer.logs import Log, Tail
 from spottune_trainer.metrics import exposition
 from spottune_trainer.objects import Objects, open_objects
 from spottune_trainer.preemption import Preemption, StopRequested
+from spottune_trainer.preload import preload
 from spottune_trainer.sources import Sources, locate
 from spottune_trainer.state_files import TRAINER, document
 
@@ -99,6 +100,7 @@ class Attempt:
         self.board.update(total_steps=spec.training.max_steps or 0)
         if env.world_size != 1:
             raise BadConfig("OneWorkerOnly", f"this trainer runs with one worker, not {env.world_size}: set capacity to one worker")
+        imported = preload(spec.method)
         own_class = compute.compute_class(
             threads=spec.training.cpu_threads,
             world_size=env.world_size,
@@ -110,7 +112,9 @@ class Attempt:
             return self._finish(self._commits.load(claimed.final), claimed.final, already=True)
         first_class = claimed.first_claim.compute_class if claimed.first_claim else env.first_compute_class
         with self.preemption.leaving_at_once():
-            run = self._build(self._sources(), own_class)
+            sources = self._sources()
+            imported()
+            run = self._build(sources, own_class)
         restored = self._restore(run)
         self.board.update(
             exactness=compute.exactness(own_class, first_class, parent_slot=restored.commit.slot if restored else None),

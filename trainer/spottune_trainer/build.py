@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import sys
-
 from spottune_contract.runspec import RunSpec
 from spottune_trainer import compute
 from spottune_trainer.errors import BadConfig
@@ -15,9 +13,6 @@ from spottune_trainer.sources import Sources
 
 def build_run(spec: RunSpec, sources: Sources, own_class: str) -> tuple[Run, list[str]]:
     """Load tokenizer and model, tokenize, put the adapter on. Returns the run at step 0 and warnings for people."""
-    if spec.method.type == "lora" and "bitsandbytes" not in sys.modules:
-        # PEFT imports it if it is installed, which costs 4 s and is of no use here; None makes it look absent.
-        sys.modules["bitsandbytes"] = None  # type: ignore[assignment]
     from spottune_trainer.method import adapt
     from spottune_trainer.model import load_model, load_tokenizer
     from spottune_trainer.state import Identity

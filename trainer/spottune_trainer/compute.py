@@ -17,6 +17,7 @@ from spottune_contract.progress import ExactnessView
 from spottune_trainer.errors import Transient
 
 LIBRARIES = ("torch", "transformers", "peft", "safetensors", "numpy")
+UNKNOWN = "unknown"
 # What oneDNN, MKL and ATen choose their kernels by; other flags change no bits.
 _ISA_FLAGS = (
     "avx2",
@@ -65,7 +66,7 @@ def compute_class(*, threads: int, world_size: int, micro_batch_size: int, image
         "threads": str(threads),
         "world": str(world_size),
         "microBatch": str(micro_batch_size),
-        "image": image_digest or "unknown",
+        "image": image_digest or UNKNOWN,
         **versions(),
     }
     return "; ".join(f"{name}={value}" for name, value in pairs.items())
@@ -142,19 +143,31 @@ def exactness(own: str, first: str, *, parent_slot: int | None) -> ExactnessView
             compute_class=own,
             parent_slot=parent_slot,
         )
-    if own == first:
+    changed = differences(first, own)
+    if not changed:
         message = "state digests verified, compute class unchanged"
         return ExactnessView(exact=True, reason="StateVerified", message=message, compute_class=own, parent_slot=parent_slot)
-    changed = differences(first, own)
     message = f"state exact, but not bitwise: the compute class changed from the first attempt's: {changed}"
     return ExactnessView(exact=False, reason="ComputeClassChanged", message=message, compute_class=own, parent_slot=parent_slot)
 
 
 def differences(first: str, own: str) -> str:
-    """What changed, for example `threads 2 → 4, torch 2.14.0 → 2.15.0`."""
+    """What changed, for example `threads 2 → 4, torch 2.14.0 → 2.15.0`; empty for nothing.
+
+    An image that one side does not know is not compared: the first attempt cannot know its own digest, the operator pins later
+    attempts to it.
+    """
     before, now = _pairs(first), _pairs(own)
     names = [*before, *(name for name in now if name not in before)]
-    return ", ".join(f"{n} {before.get(n, '(none)')} → {now.get(n, '(none)')}" for n in names if before.get(n) != now.get(n))
+    return ", ".join(
+        f"{n} {before.get(n, '(none)')} → {now.get(n, '(none)')}"
+        for n in names
+        if before.get(n) != now.get(n) and not _unknown_image(n, before, now)
+    )
+
+
+def _unknown_image(name: str, *sides: dict[str, str]) -> bool:
+    return name == "image" and any(side.get(name) == UNKNOWN for side in sides)
 
 
 def _pairs(text: str) -> dict[str, str]:
