@@ -1,7 +1,7 @@
 """Tiny local images: their file system is the host's, bind-mounted read-only, so a node boots without copying gigabytes of torch.
 
 Each image holds a few links and `/etc/passwd`; `host_mounts()` (containerd's base specification) adds the host's /usr, this Python, its virtual
-environment and the repository's source roots at their own paths. Pods run in it as any user, with a read-only root. Images made from the
+environment and the repository's source roots. Pods run in it as any user, with a read-only root. Images made from the
 repository's Dockerfiles run on nodes with `real_images=True`, which mount nothing of the host.
 """
 
@@ -24,6 +24,9 @@ PAUSE = f"{REGISTRY}/pause:dev"
 USER = 65532
 """Distroless' `nonroot`, the user of the real images too."""
 
+_PRODUCT = Path("/opt/spottune")
+"""Where images have the product. Not where this machine has it: a pod's own volumes, such as the one at /tmp, must not hide it."""
+_VENV, _SOURCES = _PRODUCT / "venv", _PRODUCT / "src"
 _REPOSITORY = Path(__file__).resolve().parent.parent
 _SOURCE_ROOTS = ("contract", "operator", "trainer", "agent", "cli")
 _TOP_LEVEL = ("bin", "sbin", "lib", "lib32", "lib64", "libx32")
@@ -61,12 +64,11 @@ IMAGES = (Image("operator", "spottune_operator"), Image("trainer", "spottune_tra
 
 
 def host_paths() -> tuple[Path, ...]:
-    """What of the host local images need: system libraries, this Python, its virtual environment, the repository's sources."""
+    """What of the host local images need at its own path: system libraries and this Python."""
     wanted = [Path("/usr")]
     wanted += [Path("/") / name for name in _TOP_LEVEL if (Path("/") / name).is_dir() and not (Path("/") / name).is_symlink()]
     wanted += [Path("/etc") / name for name in _FROM_ETC if (Path("/etc") / name).exists()]
-    wanted += [Path(sys.prefix), Path(sys.base_prefix), Path(os.path.realpath(sys.executable)).parent.parent]
-    wanted += [_REPOSITORY / root for root in _SOURCE_ROOTS]
+    wanted += [Path(sys.base_prefix), Path(os.path.realpath(sys.executable)).parent.parent]
     chosen: list[Path] = []
     for path in sorted(set(wanted), key=lambda path: len(path.parts)):
         if not any(path.is_relative_to(other) for other in chosen):
@@ -75,9 +77,11 @@ def host_paths() -> tuple[Path, ...]:
 
 
 def host_mounts() -> list[dict[str, Any]]:
-    """`host_paths()` as read-only bind mounts of an OCI runtime specification."""
+    """The read-only bind mounts of an OCI runtime specification: `host_paths()`, and the product below `_PRODUCT`."""
+    product = {_VENV: Path(sys.prefix)} | {_SOURCES / root: _REPOSITORY / root for root in _SOURCE_ROOTS}
+    places = {path: path for path in host_paths()} | product
     options = ["rbind", "ro", "nosuid", "nodev"]
-    return [{"destination": str(path), "type": "bind", "source": str(path), "options": options} for path in host_paths()]
+    return [{"destination": str(place), "type": "bind", "source": str(path), "options": options} for place, path in places.items()]
 
 
 def build(target: Path) -> Path:
@@ -117,9 +121,10 @@ def load(socket: Path, archive: Path) -> None:
 
 
 def _configuration(image: Image) -> dict[str, Any]:
-    python = Path(sys.prefix) / "bin" / "python"
+    python = _VENV / "bin" / "python"
     path = f"{python.parent}:/usr/local/bin:/usr/bin:/bin"
     environment = {"PATH": path, "HOME": "/tmp", "PYTHONUNBUFFERED": "1", "PYTHONDONTWRITEBYTECODE": "1"}
+    environment["PYTHONPATH"] = ":".join(str(_SOURCES / root) for root in _SOURCE_ROOTS)
     environment |= {name: os.environ[name] for name in _PASSED_ON if name in os.environ}
     return {
         "User": f"{USER}:{USER}",

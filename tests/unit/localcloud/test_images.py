@@ -43,10 +43,16 @@ def test_a_layer_has_the_hosts_links_and_the_users_name() -> None:
         assert {"etc", "etc/passwd", "tmp"} <= set(tar.getnames())
 
 
-def test_the_host_gives_its_python_and_our_sources_but_no_folder_twice() -> None:
+def test_the_host_gives_its_python_and_libraries_but_no_folder_twice() -> None:
     paths = images.host_paths()
-    wanted = (Path("/usr/bin"), Path(sys.prefix), Path(sys.base_prefix), Path(images.__file__).parent.parent / "trainer")
-    for path in wanted:
+    for path in (Path("/usr/bin"), Path(sys.base_prefix)):
         assert any(path.is_relative_to(other) for other in paths), path
     assert not [path for path in paths for other in paths if path != other and path.is_relative_to(other)]
     assert all(mount["options"][:2] == ["rbind", "ro"] for mount in images.host_mounts())
+
+
+def test_the_product_is_where_no_volume_of_a_pod_can_hide_it_wherever_its_clone_is() -> None:
+    places = {mount["source"]: Path(mount["destination"]) for mount in images.host_mounts()}
+    clone = Path(images.__file__).parent.parent
+    for source in (sys.prefix, str(clone / "trainer"), str(clone / "contract")):
+        assert places[source].is_relative_to("/opt/spottune"), source
