@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import TypeVar
 
@@ -19,20 +19,10 @@ from spottune_contract.labels import JOB, pod_name
 from spottune_contract.layout import job_location
 from spottune_contract.progress import Progress
 from spottune_contract.records import Claim, Commit, Resume
+from tests.e2e.waiting import until
 
 NAME = "without-operator"
 Found = TypeVar("Found")
-
-
-def until(look: Callable[[], Found | None], what: str, seconds: float = 240) -> Found:
-    """Wait for a condition; fails with what was waited for."""
-    end = time.monotonic() + seconds
-    while time.monotonic() < end:
-        found = look()
-        if found:
-            return found
-        time.sleep(0.3)
-    raise AssertionError(f"{what}: not within {seconds:.0f} s")
 
 
 def scale_operator(kube: Kube, replicas: int) -> None:
@@ -45,16 +35,12 @@ def scale_operator(kube: Kube, replicas: int) -> None:
 
 
 @pytest.fixture
-def kube(cluster_home: Path) -> Iterator[Kube]:
-    """The installed product; the operator runs again afterwards, whatever a test did."""
-    home = Home(cluster_home)
-    kube = Kube(home)
-    product.install(home, kube)
-    product.place_inputs(home, kube)
-    remove(kube, NAME)
-    yield kube
-    scale_operator(kube, 1)
-    remove(kube, NAME)
+def kube(product_installed: Kube) -> Iterator[Kube]:
+    """The operator runs again afterwards, whatever a test did."""
+    remove(product_installed, NAME)
+    yield product_installed
+    scale_operator(product_installed, 1)
+    remove(product_installed, NAME)
 
 
 @pytest.mark.e2e

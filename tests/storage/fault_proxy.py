@@ -31,7 +31,7 @@ class Passing:
 class FaultProxy:
     """What to do with requests; every hook may be replaced at any time."""
 
-    def __init__(self, store: ObjectStore) -> None:
+    def __init__(self, store: ObjectStore, address: str = "127.0.0.1") -> None:
         self.strip_conditions = False
         self.refuse: Callable[[Passing], int | None] = lambda request: None
         """Answer with this status instead of forwarding."""
@@ -55,13 +55,14 @@ class FaultProxy:
             def log_message(self, *_: object) -> None:
                 """Quiet."""
 
-        self._server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+        self._server = ThreadingHTTPServer((address, 0), Handler)
         self._server.daemon_threads = True
         threading.Thread(target=self._server.serve_forever, args=(0.05,), daemon=True).start()
 
     @property
     def endpoint(self) -> str:
-        return f"http://127.0.0.1:{self._server.server_address[1]}"
+        host, port = self._server.server_address[:2]
+        return f"http://{host!s}:{port}"
 
     def close(self) -> None:
         self._server.shutdown()
