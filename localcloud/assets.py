@@ -255,3 +255,17 @@ def _locked(name: str) -> Iterator[None]:
 
 def _cached(asset: Asset) -> Path:
     return cache_directory() / "bin" / f"{asset.name}-{asset.version}" / asset.name
+
+
+def main() -> int:
+    """`python -m localcloud.assets`: every program, with nothing but the standard library, while the rest is still being installed."""
+    try:
+        fetch_all()
+    except AssetError as error:
+        say(f"error: {error}")
+        return 1
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -16,6 +16,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -72,23 +73,28 @@ def requirements_digest() -> str:
 
 
 def make_venv() -> str:
-    """`.venv` with exactly the pinned packages and the project itself, editable."""
-    wanted = requirements_digest()
-    if STAMP.is_file() and STAMP.read_text() == wanted and VENV_PYTHON.exists():
+    """An empty `.venv`, with pip."""
+    if VENV_PYTHON.exists():
         return "there already"
     if importlib.util.find_spec("ensurepip") is None:
-        version = f"{sys.version_info.major}.{sys.version_info.minor}"
-        install_packages([f"python{version}-venv"])
-    if VENV.exists() and not VENV_PYTHON.exists():
-        shutil.rmtree(VENV)
+        install_packages([f"python{sys.version_info.major}.{sys.version_info.minor}-venv"])
+    shutil.rmtree(VENV, ignore_errors=True)
     run(sys.executable, "-m", "venv", str(VENV))
+    return "made"
+
+
+def python_packages() -> str:
+    """Exactly the pinned packages, and the project itself, editable."""
+    wanted = requirements_digest()
+    if STAMP.is_file() and STAMP.read_text() == wanted:
+        return "there already"
     run(str(VENV_PYTHON), "-m", "pip", "install", "-q", "--require-hashes", "-r", "requirements/setup.txt")
     # Compiled now, because pods mount .venv read-only: without it each trainer would compile torch and transformers again.
     uv = [str(VENV / "bin" / "uv"), "pip", "install", "-q", "--compile-bytecode", "--python", str(VENV_PYTHON)]
     run(*uv, "--require-hashes", "-r", "requirements/dev.txt")
     run(*uv, "--no-deps", "--no-build-isolation", "-e", ".")
     STAMP.write_text(wanted)
-    return "made"
+    return "installed"
 
 
 def install_packages(names: list[str]) -> None:
@@ -120,7 +126,7 @@ def system_packages() -> str:
 
 def kubernetes_binaries() -> str:
     """Everything that `localcloud.assets` knows; its own progress goes to the screen."""
-    process = subprocess.run([str(VENV_PYTHON), "-m", "localcloud", "assets"], cwd=ROOT)
+    process = subprocess.run([str(VENV_PYTHON), "-m", "localcloud.assets"], cwd=ROOT)
     if process.returncode:
         raise SetupError("the Kubernetes binaries could not be had; the lines above say why")
     return "there"
@@ -150,9 +156,14 @@ def main() -> int:
             return 0
         if not options.python_only:
             step("system packages", system_packages)
-        step("Python packages (.venv)", make_venv)
+        step(".venv", make_venv)
+        together: list[tuple[str, Callable[[], str | None]]] = [("Python packages", python_packages)]
         if not options.python_only:
-            step("Kubernetes binaries", kubernetes_binaries)
+            together.append(("Kubernetes binaries", kubernetes_binaries))
+        # One mostly downloads, the other mostly compiles.
+        with ThreadPoolExecutor() as pool:
+            for done in [pool.submit(step, title, action) for title, action in together]:
+                done.result()
     except SetupError as error:
         print(f"setup: {error}", file=sys.stderr)
         return 1
