@@ -43,7 +43,7 @@ CLASSES = (
 """Classes whose methods are asked about too."""
 
 SYSTEM = "You answer questions about Python."
-EVAL_SAMPLES = 24
+EVAL_SAMPLES = 12
 MIN_CHARACTERS, MAX_CHARACTERS = 60, 240
 """Of an answer: long enough to say something, short enough for about 64 tokens together with the question."""
 
