@@ -46,7 +46,7 @@ def equality_table(first: dict[str, str], second: dict[str, str]) -> tuple[Table
     for name, title in proof.COMPARED.items():
         equal = first[name] == second[name]
         same = same and equal
-        table.add_row(title, first[name][:24] + "…", second[name][:24] + "…", "[green]yes[/green]" if equal else "[bold red]NO[/bold red]")
+        table.add_row(title, first[name][:32] + "…", second[name][:32] + "…", "[green]yes[/green]" if equal else "[bold red]NO[/bold red]")
     return table, same
 
 
@@ -96,11 +96,10 @@ def show_worth(result: dict[str, Any]) -> None:
     console.print(table)
 
 
-def next_steps(home: Home) -> None:
+def next_steps() -> None:
     console.print(
         "\nThe cluster stays up. Try next:\n"
-        f"  export KUBECONFIG={home.kubeconfig}\n"
-        f"  kubectl get ftj -n {product.NAMESPACE} -o wide\n"
+        '  eval "$(.venv/bin/python -m localcloud env)"   # KUBECONFIG, kubectl and helm\n'
         f"  kubectl describe ftj {JOB} -n {product.NAMESPACE}\n"
         "  .venv/bin/python -m localcloud node list\n"
         "`make down` removes every process, mount, namespace and cgroup of it."
@@ -136,7 +135,7 @@ def demo(options: argparse.Namespace) -> int:
         say("[bold red]NOT EQUAL: the promise is broken; please report it with both jobs' logs[/bold red]")
         return 1
     say("[bold green]equal to the bit[/bold green]")
-    next_steps(home)
+    next_steps()
     return 0
 
 

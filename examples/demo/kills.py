@@ -12,7 +12,7 @@ from localcloud.home import Home
 
 class Kind(StrEnum):
     NOTICE = "notice"
-    """Rebalance recommendation, then an interruption notice on IMDS and in the queues, then the power goes off."""
+    """An interruption notice on IMDS and in the queues, then the power goes off."""
     POWER_OFF = "power-off"
     """No notice at all: everything on the node dies at once."""
 
@@ -24,11 +24,14 @@ class Kill:
     at_step: int
     kind: Kind
     notice_seconds: int = 30
+    warn_at_step: int | None = None
+    """A rebalance recommendation comes once this many steps are finished; None: none does."""
 
 
 def usual(total_steps: int) -> tuple[Kill, ...]:
-    """The demo's own two: a notice after a third of the steps, no notice after two thirds."""
-    return (Kill(total_steps // 3, Kind.NOTICE), Kill(2 * total_steps // 3, Kind.POWER_OFF))
+    """The demo's own two: recommendation and notice after a third of the steps, no notice after two thirds."""
+    third = total_steps // 3
+    return (Kill(third, Kind.NOTICE, warn_at_step=max(1, third - 2)), Kill(2 * third, Kind.POWER_OFF))
 
 
 def at_random(total_steps: int, seed: int, count: int = 2) -> tuple[Kill, ...]:
@@ -49,10 +52,22 @@ def due(kills: tuple[Kill, ...], done: int, step: int) -> Kill | None:
     return kills[done] if done < len(kills) and step >= kills[done].at_step else None
 
 
+def warning_due(kills: tuple[Kill, ...], done: int, step: int) -> bool:
+    """Whether it is time for the rebalance recommendation that comes before the next kill."""
+    warn_at = kills[done].warn_at_step if done < len(kills) else None
+    return warn_at is not None and step >= warn_at
+
+
+def warn(home: Home, node: str) -> str:
+    """Recommend to leave `node`; returns the sentence that the screen shows."""
+    interruption.rebalance(home, node)
+    return f"rebalance recommendation for {node}: an extra commit, the job stays"
+
+
 def carry_out(home: Home, node: str, kill: Kill) -> str:
     """Do it to `node`; returns the sentence that the screen shows."""
     if kill.kind is Kind.POWER_OFF:
         interruption.power_off(home, node)
         return f"power of {node} cut, nobody was told"
-    given = interruption.interrupt(home, node, notice_seconds=kill.notice_seconds, with_rebalance=True)
-    return f"rebalance recommendation and interruption notice for {node}: power goes off at {given.action_time:%H:%M:%S} UTC"
+    given = interruption.interrupt(home, node, notice_seconds=kill.notice_seconds)
+    return f"interruption notice for {node}: power goes off at {given.action_time:%H:%M:%S} UTC"

@@ -33,6 +33,8 @@ class Run:
     job: dict[str, Any] = field(default_factory=dict)
     interruptions: list[Interrupted] = field(default_factory=list)
     first_step_at: dict[int, float] = field(default_factory=dict)
+    warned: int = 0
+    """Interruptions that a rebalance recommendation was sent for."""
 
 
 def remove(kube: Kube, name: str) -> None:
@@ -91,8 +93,14 @@ def _look(home: Home, kube: Kube, run: Run, kills: tuple[Kill, ...]) -> None:
         # Still the attempt that was interrupted: it may finish steps until its end.
         run.interruptions[-1] = replace(last, step_reached=max(last.step_reached, progress.step))
         return
-    kill = killing.due(kills, len(run.interruptions), progress.step)
-    if kill is None or progress.first_step_at == 0:
+    if progress.first_step_at == 0:
+        return
+    done = len(run.interruptions)
+    if run.warned == done and killing.warning_due(kills, done, progress.step):
+        run.warned = done + 1
+        say(f"  [yellow]⚡ step {progress.step}: {killing.warn(home, node)}[/yellow]")
+    kill = killing.due(kills, done, progress.step)
+    if kill is None:
         return
     at = time.time()
     sentence = killing.carry_out(home, node, kill)

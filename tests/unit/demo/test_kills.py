@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from examples.demo.kills import Kill, Kind, at_random, due, usual
+from examples.demo.kills import Kill, Kind, at_random, due, usual, warning_due
 
 
 def test_the_usual_demo_has_a_notice_after_a_third_and_a_power_cut_after_two_thirds() -> None:
@@ -30,3 +30,8 @@ def test_too_short_a_job_is_refused_with_the_length_it_needs() -> None:
 def test_a_kill_is_due_once_its_step_is_reached_and_the_ones_before_are_done(done: int, step: int, expected: int | None) -> None:
     kills = (Kill(5, Kind.NOTICE), Kill(9, Kind.POWER_OFF))
     assert due(kills, done, step) == (None if expected is None else kills[expected])
+
+
+@pytest.mark.parametrize(("done", "step", "expected"), [(0, 17, False), (0, 18, True), (0, 25, True), (1, 45, False), (2, 99, False)])
+def test_a_recommendation_comes_two_steps_before_the_notice_and_none_before_a_power_cut(done: int, step: int, expected: bool) -> None:
+    assert warning_due(usual(60), done, step) is expected
