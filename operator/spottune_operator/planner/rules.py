@@ -397,7 +397,7 @@ def _end_event(status: FineTuneJobStatus) -> EventSpec:
     entry = current_attempt(status)
     step = status.last_commit.step if status.last_commit is not None else 0
     story = f"Attempt {entry.epoch} on node {entry.node or '?'} (pool {entry.pool or '?'}) ended at step {entry.step_to or 0}: {entry.reason.value}."
-    detail = f" {entry.message}" if entry.message else ""
+    detail = f" {entry.message.rstrip('.')}." if entry.message else ""
     after = {
         Phase.SUCCEEDED: f" The adapter is at {status.output}." if status.output else " The job is done.",
         Phase.FAILED: " The job has failed.",
