@@ -61,12 +61,14 @@ def panel(job: Mapping[str, Any]) -> RenderableType:
         f"  eval {status['evalLoss']:.4f}" if status.get("evalLoss") is not None else "",
         f"  interruptions {status.get('interruptions', 0)}",
     )
-    bar = ProgressBar(total=max(1, status.get("totalSteps", 0)), completed=status.get("step", 0), width=60)
+    bar = Table.grid()
+    bar.add_row(ProgressBar(total=max(1, status.get("totalSteps", 0)), completed=status.get("step", 0), width=60))
     table = Table(box=None, padding=(0, 2, 0, 0), header_style="dim")
     for column in ("attempt", "pool", "node", "steps", "ended by"):
         table.add_column(column)
     for attempt in status.get("attempts", [])[-6:]:
-        first, last = attempt.get("stepFrom"), attempt.get("stepTo")
+        last = attempt.get("stepTo")
+        first = attempt.get("stepFrom", 0 if last is not None else None)
         if attempt.get("epoch") == status.get("attempt") and not attempt.get("endedAt"):
             last = status.get("step", last)
         steps = f"{first if first is not None else '·'} → {last if last is not None else '·'}"

@@ -58,6 +58,16 @@ def test_the_panel_shows_the_steps_of_the_running_attempt_as_they_grow() -> None
     assert "20 → 31" in shown
 
 
+def test_the_bar_has_a_line_of_its_own() -> None:
+    lines = text(job(phase="Running", attempt=1, step=3, totalSteps=60)).splitlines()
+    assert next(line for line in lines if "━" in line).strip("━ \n") == ""
+    assert any(line.startswith("attempt") for line in lines)
+
+
+def test_an_attempt_that_resumed_from_nothing_began_at_step_0() -> None:
+    assert "0 → 7" in text(job(phase="Running", attempt=2, attempts=[{"epoch": 1, "stepTo": 7, "endedAt": "2026-01-01T00:00:00Z"}]))
+
+
 def test_a_failure_names_the_condition_and_its_message() -> None:
     conditions = [
         {"type": "Accepted", "status": "True"},
