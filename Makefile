@@ -5,7 +5,7 @@ PY := .venv/bin/python
 FAST := not (cluster or nodes or storage or process or e2e or long)
 
 .DEFAULT_GOAL := help
-.PHONY: help campaign setup setup-python demo test test-fast test-long lint generate lock up down status benchmarks clean
+.PHONY: help campaign setup setup-python demo test test-fast test-long lint generate lock up down status clean
 
 help: ## list the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-14s %s\n", $$1, $$2}'
@@ -30,7 +30,7 @@ test-fast: setup-python lint ## the tests that need no cluster
 campaign: setup ## ten demo-like runs with random kill moments against one twin
 	@$(PY) -m examples.demo.campaign
 
-test-long: setup ## campaigns of hundreds of faults
+test-long: setup-python ## tens of thousands of simulated schedules of faults
 	@$(PY) -m pytest -q -m long --timeout=7200
 
 lint: setup-python ## formatting, types, layers, generated files
@@ -48,10 +48,10 @@ lock: ## pin the requirements again, with hashes and without addresses
 up: setup ## the local cluster
 	@$(PY) -m localcloud up
 
-down: ## stop the local cluster: no process, mount, namespace or cgroup is left
+down: setup-python ## stop the local cluster: no process, mount, namespace or cgroup is left
 	@$(PY) -m localcloud down
 
-status: ## what of the local cluster runs
+status: setup-python ## what of the local cluster runs
 	@$(PY) -m localcloud status
 
 clean: ## remove .venv and caches in this folder

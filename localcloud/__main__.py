@@ -89,9 +89,9 @@ def _parser() -> argparse.ArgumentParser:
     down.add_argument("--keep", action="store_true", help="keep the cluster's objects and the buckets for the next `up`")
     down.set_defaults(run=_down)
     commands.add_parser("status", help="what runs (exit code 3 if something does not)").set_defaults(run=_status)
-    commands.add_parser("env", help='shell lines for kubectl, helm and S3 clients: eval "$(python -m localcloud env)"').set_defaults(
-        run=_env
-    )
+    commands.add_parser(
+        "env", help='shell lines for kubectl, helm and S3 clients: eval "$(.venv/bin/python -m localcloud env)"'
+    ).set_defaults(run=_env)
     kubeconfig = commands.add_parser("kubeconfig", help="path of the administrator's kubeconfig, or one for another identity")
     kubeconfig.add_argument("--user")
     kubeconfig.add_argument("--group", action="append", default=[])
@@ -122,7 +122,7 @@ def _up(arguments: argparse.Namespace) -> int:
             start = time.monotonic()
             detail = step.up(home)
             print(f"  {step.name:<22} {time.monotonic() - start:5.1f} s   {detail}", flush=True)
-    print(f'up after {time.monotonic() - began:.1f} s; next: eval "$(python -m localcloud env)"; kubectl get nodes')
+    print(f'up after {time.monotonic() - began:.1f} s; next: eval "$(.venv/bin/python -m localcloud env)"; kubectl get nodes')
     return 0
 
 
@@ -152,7 +152,7 @@ def _down(arguments: argparse.Namespace) -> int:
 def _status(arguments: argparse.Namespace) -> int:
     home: Home = arguments.home
     if not home.root.exists():
-        print(f"nothing at {home.root}: python -m localcloud up")
+        print(f"nothing at {home.root}: .venv/bin/python -m localcloud up")
         return _STOPPED
     rows = [row for step in STEPS for row in step.status(home)]
     for row in rows:

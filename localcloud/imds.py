@@ -203,7 +203,7 @@ def _directory(home: Home, node: str) -> Path:
     directory = home.root / "nodes" / node
     if not directory.is_dir():
         known = sorted(path.name for path in (home.root / "nodes").glob("*"))
-        raise NodeError(f"no node {node!r} here; there are: {', '.join(known) or 'none'} (`python -m localcloud node list`)")
+        raise NodeError(f"no node {node!r} here; there are: {', '.join(known) or 'none'} (`.venv/bin/python -m localcloud node list`)")
     return directory
 
 

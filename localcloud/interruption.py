@@ -161,7 +161,7 @@ def _send(home: Home, event: dict[str, Any]) -> None:
 
 
 def _unreachable(endpoint: str, error: Exception) -> str:
-    return f"the local cloud does not answer at {endpoint} ({error}); bring it up again: python -m localcloud up"
+    return f"the local cloud does not answer at {endpoint} ({error}); bring it up again: .venv/bin/python -m localcloud up"
 
 
 def _carrier(home: Home, given: Interruption) -> Service:

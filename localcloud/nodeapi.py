@@ -21,7 +21,7 @@ def control_plane(home: Home) -> ControlPlane:
     try:
         config = yaml.safe_load(home.kubeconfig.read_text())
     except FileNotFoundError:
-        raise NodeError(f"no cluster at {home.root}: bring it up first (`python -m localcloud up`)") from None
+        raise NodeError(f"no cluster at {home.root}: bring it up first (`.venv/bin/python -m localcloud up`)") from None
     url = urlsplit(config["clusters"][0]["cluster"]["server"])
     if url.hostname != HOST_ADDRESS or url.port is None:
         raise NodeError(f"nodes cannot reach the API server at {url.netloc}: it must listen on the bridge, {HOST_ADDRESS}")

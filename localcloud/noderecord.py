@@ -101,7 +101,7 @@ def known(home: Home, name: str) -> Node:
     node = read(home, name)
     if node is None:
         known = ", ".join(node.name for node in list_nodes(home)) or "none"
-        raise NodeError(f"no node {name!r} here; there are: {known}. Add one with `python -m localcloud node add`")
+        raise NodeError(f"no node {name!r} here; there are: {known}. Add one with `.venv/bin/python -m localcloud node add`")
     return node
 
 

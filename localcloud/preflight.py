@@ -80,7 +80,7 @@ def judge(machine: Machine) -> list[str]:
         reasons.append(f"{free}: free some, or name a larger disk by --home")
     if machine.missing_packages:
         names = " ".join(package.name for package in machine.missing_packages)
-        reasons.append(f"missing Debian packages: {names}: python -m localcloud packages --install")
+        reasons.append(f"missing Debian packages: {names}: .venv/bin/python -m localcloud packages --install")
     if machine.taken:
         other = f"somebody else answers at {', '.join(machine.taken)}, most likely a local cluster with another home"
         reasons.append(f"{other}: take that one down (see its home with: ps -ef | grep kube-apiserver)")

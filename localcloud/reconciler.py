@@ -230,7 +230,7 @@ def main() -> None:
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(message)s")
     cloud = seed.load(home)
     if cloud is None:
-        sys.exit(f"{home.root} has no cloud to reconcile with: python -m localcloud up")
+        sys.exit(f"{home.root} has no cloud to reconcile with: .venv/bin/python -m localcloud up")
     Loop(home, cloud).run()
 
 

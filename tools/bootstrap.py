@@ -74,7 +74,7 @@ def requirements_digest() -> str:
 
 def make_venv() -> str:
     """An empty `.venv`, with pip."""
-    if VENV_PYTHON.exists():
+    if VENV_PYTHON.exists() and subprocess.run([str(VENV_PYTHON), "-m", "pip", "--version"], capture_output=True).returncode == 0:
         return "there already"
     if importlib.util.find_spec("ensurepip") is None:
         install_packages([f"python{sys.version_info.major}.{sys.version_info.minor}-venv"])
@@ -102,8 +102,9 @@ def install_packages(names: list[str]) -> None:
     if os.geteuid() != 0:
         raise SetupError(f"root is needed to install {', '.join(names)}; run this as root, or first: apt-get install {' '.join(names)}")
     env = {**os.environ, "DEBIAN_FRONTEND": "noninteractive"}
-    run("apt-get", "update", "-qq", env=env)
-    run("apt-get", "install", "-y", "-qq", "--no-install-recommends", *names, env=env)
+    lock = ("-o", "DPkg::Lock::Timeout=300")
+    run("apt-get", *lock, "update", "-qq", env=env)
+    run("apt-get", *lock, "install", "-y", "-qq", "--no-install-recommends", *names, env=env)
 
 
 def system_packages() -> str:

@@ -10,7 +10,7 @@ import math
 from collections.abc import Collection, Iterable
 from dataclasses import dataclass
 
-from spottune_agent.notice import Interruption
+from spottune_agent.notice import ASSUMED_SECONDS, Interruption
 from spottune_contract.progress import CheckpointRequest
 
 FORGET_SECONDS = 300.0
@@ -83,8 +83,10 @@ def decide(interruptions: Iterable[Interruption], pods: Iterable[TrainerPod], do
 
 
 def grace_seconds(interruption: Interruption, *, now: float, margin: float) -> int:
-    """Whole seconds from `now` to the deadline, less the margin; at least 1."""
+    """Whole seconds from `now` to the deadline, less the margin; at least 1. A deadline that has passed is none: the machine still runs."""
     assert interruption.deadline is not None
+    if interruption.deadline <= now:
+        return math.floor(ASSUMED_SECONDS)
     return max(1, math.floor(interruption.deadline - now - margin))
 
 

@@ -144,7 +144,5 @@ class CheckpointRequest(BaseModel):
 
     source: str = Field(default="request", pattern=r"^[a-z][a-z0-9-]{0,31}$")
     """Who asks: `imds`, `sqs`, `rebalance`, `user`, …"""
-    deadline: float | None = None
+    deadline: float | None = Field(default=None, ge=0, allow_inf_nan=False)
     """Wall clock seconds since the epoch at which the machine goes away; None: nothing ends, only commit."""
-    exit: bool = False
-    """Yield (exit code 10) after the commit. The agent's notice leaves this to SIGTERM."""

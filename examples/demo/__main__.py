@@ -15,7 +15,7 @@ from rich.table import Table
 from examples.demo import kills, product, proof
 from examples.demo.kube import CommandFailed, Kube
 from examples.demo.run import JobFailed, Run, describe, see_through
-from examples.demo.screen import console, say, stage
+from examples.demo.screen import complain, console, say, stage
 from examples.prepare_data import prepare_data
 from examples.prepare_model import prepare_model
 from localcloud.home import Home
@@ -123,8 +123,8 @@ def demo(options: argparse.Namespace) -> int:
         with stage("the uninterrupted twin"):
             twin = see_through(home, kube, twin_job)
     except JobFailed as error:
-        say(f"[bold red]{error}[/bold red]")
-        console.print(describe(kube, JOB))
+        complain(error)
+        console.print(describe(kube, error.job), markup=False)
         return 1
     same = report(home, interrupted, twin)
     if not options.no_answers:
@@ -148,7 +148,7 @@ def main() -> int:
     try:
         return demo(options)
     except (CommandFailed, RuntimeError) as error:
-        say(f"[bold red]{error}[/bold red]")
+        complain(error)
         return 1
     except KeyboardInterrupt:
         return 130

@@ -14,7 +14,7 @@ from examples.demo import kills, product, proof
 from examples.demo.__main__ import JOB, TWIN, local_cluster, root_of
 from examples.demo.kube import CommandFailed, Kube
 from examples.demo.run import JobFailed, describe, see_through
-from examples.demo.screen import console, say, stage
+from examples.demo.screen import complain, console, say, stage
 
 
 def campaign(runs: int, steps: int, seed: int, kill_count: int) -> int:
@@ -39,8 +39,8 @@ def campaign(runs: int, steps: int, seed: int, kill_count: int) -> int:
             with stage(f"run {number + 1} of {runs}, seed {seed + number}"):
                 run = see_through(home, kube, product.job(JOB, steps), planned)
         except JobFailed as error:
-            say(f"[bold red]{error}[/bold red]")
-            console.print(describe(kube, JOB))
+            complain(error)
+            console.print(describe(kube, error.job), markup=False)
             bad += 1
             continue
         log = proof.read_log(s3, root_of(run))
@@ -66,7 +66,7 @@ def main() -> int:
     try:
         return 1 if campaign(options.runs, options.steps, options.seed, options.kills) else 0
     except (CommandFailed, RuntimeError, ValueError) as error:
-        say(f"[bold red]{error}[/bold red]")
+        complain(error)
         return 1
 
 

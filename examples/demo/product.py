@@ -42,7 +42,7 @@ def install(home: Home, kube: Kube) -> None:
     kube.apply(*sorted((ROOT / "examples" / "karpenter").glob("*.yaml")))
     cloud = seed.load(home)
     if cloud is None:
-        raise RuntimeError("the local cloud has no queues: run `python -m localcloud up`")
+        raise RuntimeError("the local cloud has no queues: run `.venv/bin/python -m localcloud up`")
     settings = {
         "clusterName": CLUSTER_NAME,
         "sqs.queueURL": cloud.queue_url,

@@ -22,6 +22,10 @@ from spottune_cli.jobs import Jobs
 class JobFailed(RuntimeError):
     """The job did not succeed; the message is what its conditions say."""
 
+    def __init__(self, job: str, message: str) -> None:
+        super().__init__(f"{job}: {message}")
+        self.job = job
+
 
 @dataclass
 class Run:
@@ -66,16 +70,16 @@ def see_through(home: Home, kube: Kube, document: dict[str, Any], kills: tuple[K
                 break
             if time.monotonic() - begun > limit_seconds:
                 raise JobFailed(
-                    f"{name} was not done after {limit_seconds:.0f} s: {view.line(job)}; kubectl describe ftj {name} -n {product.NAMESPACE}"
+                    name, f"not done after {limit_seconds:.0f} s: {view.line(job)}; kubectl describe ftj {name} -n {product.NAMESPACE}"
                 )
     finally:
         if live:
             live.stop()
     run.seconds = time.monotonic() - begun
     if view.phase(run.job) != "Succeeded":
-        raise JobFailed(f"{name}: {view.phase(run.job)}: {view.failure(run.job)}")
+        raise JobFailed(name, f"{view.phase(run.job)}: {view.failure(run.job)}")
     if len(run.interruptions) < len(kills):
-        raise JobFailed(f"{name} was done before {len(kills) - len(run.interruptions)} of the kills could be carried out")
+        raise JobFailed(name, f"done before {len(kills) - len(run.interruptions)} of the kills could be carried out")
     return run
 
 

@@ -9,6 +9,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 from rich.console import Console
+from rich.markup import escape
 
 console = Console(highlight=False, soft_wrap=True, width=None if sys.stdout.isatty() else 120)
 """A file has no width of its own: 120 columns hold every table."""
@@ -19,6 +20,11 @@ def say(text: str) -> None:
     """One line with the time since the start."""
     passed = time.monotonic() - _started
     console.print(f"[dim]{int(passed) // 60:2d}:{int(passed) % 60:02d}[/dim]  {text}")
+
+
+def complain(error: object) -> None:
+    """An error as it is: what looks like markup in it is none."""
+    say(f"[bold red]{escape(str(error))}[/bold red]")
 
 
 @contextmanager

@@ -46,22 +46,27 @@ async def operate(config: Config) -> None:
         resync = Resync(cluster, view, executor, queue, ears, metrics, clocks)
         server = await health.serve(ears, metrics, host=config.host, port=config.port, clock=clocks.monotonic)
         stack.push_async_callback(server.cleanup)
-        if config.queue is not None:
-            notices = _listen(config, view, queue, metrics)
+        notices = _listen(config, view, queue, metrics) if config.queue is not None else None
+        if notices is not None:
             stack.callback(notices.stop)
         loops: dict[str, Coroutine[Any, Any, None]] = {
             "queue": queue.run(),
             "resync": resync.run(config.resync_seconds),
             "poll": Poll(view, trainers, queue, metrics, clocks).run(config.poll_seconds),
-            "kopf": _watch(resync.complete, handlers.registry(access, view, queue, ears)),
+            "kopf": _watch(resync.complete, handlers.registry(access, view, queue, ears), notices),
         }
         _log.info("operating", cluster=config.trainers.cluster, queue=config.queue.url if config.queue else None)
         await _until_one_ends([asyncio.create_task(loop, name=name) for name, loop in loops.items()])
 
 
-async def _watch(listed: asyncio.Event, registry: kopf.OperatorRegistry) -> None:
-    """kopf looks once, at its start, for the kinds that it shall watch: the cluster must answer, and know ours, before."""
+async def _watch(listed: asyncio.Event, registry: kopf.OperatorRegistry, notices: NoticeQueue | None) -> None:
+    """kopf looks once, at its start, for the kinds that it shall watch: the cluster must answer, and know ours, before.
+
+    Notices, too, are only read when the nodes that they are about are known: what is read is deleted from the queue.
+    """
     await listed.wait()
+    if notices is not None:
+        notices.start()
     await kopf.operator(registry=registry, standalone=True, clusterwide=True)
 
 
@@ -69,9 +74,7 @@ def _listen(config: Config, view: View, queue: WorkQueue[JobKey], metrics: Metri
     assert config.queue is not None
     desk = NoticeDesk(view, queue, metrics, account=config.account, region=config.queue.region)
     up = metrics.notice_source_up.labels("sqs")
-    notices = NoticeQueue(connect(config.queue), config.queue.url, desk.handle, up=lambda answering: up.set(1 if answering else 0))
-    notices.start()
-    return notices
+    return NoticeQueue(connect(config.queue), config.queue.url, desk.handle, up=lambda answering: up.set(1 if answering else 0))
 
 
 async def _until_one_ends(tasks: Sequence[asyncio.Task[None]]) -> None:

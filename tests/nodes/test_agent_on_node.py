@@ -88,4 +88,4 @@ def test_a_notice_on_the_nodes_metadata_reaches_the_trainer_which_then_yields_in
     end = local_nodes.until(ended, "the trainer has ended", timeout=30)
     assert time.monotonic() - begin < 30
     assert end.exit_code == 10
-    assert json.loads(end.message) == {"source": "imds-spot", "deadline": float(int(deadline.timestamp())), "exit": False}
+    assert json.loads(end.message) == {"source": "imds-spot", "deadline": float(int(deadline.timestamp()))}

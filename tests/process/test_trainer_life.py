@@ -210,10 +210,3 @@ def test_a_notice_with_a_deadline_is_committed_at_once_and_training_goes_on(benc
     assert progress.checkpoint_seconds > 0
     trainer.signal(signal.SIGTERM)
     assert yielded(trainer).step > commit["step"]
-
-
-def test_a_request_to_exit_commits_and_yields(bench: Bench) -> None:
-    trainer = bench.job(training={"maxSteps": 60}).start(1)
-    trainer.at_step(2)
-    assert trainer.post({"source": "user", "exit": True})[0] == 202
-    assert yielded(trainer).step >= 2

@@ -29,6 +29,7 @@ from spottune_trainer.checkpoint import (
     Saver,
     open_store,
 )
+from spottune_trainer.checkpoint.drive import start_daemon
 from spottune_trainer.control import ControlServer, Routes
 from spottune_trainer.errors import BadConfig, BadData, Diverged, StorageUnusable, TrainerError
 from spottune_trainer.export import export
@@ -134,6 +135,8 @@ class Attempt:
         self.board.phase(TrainerPhase.CLAIMING)
         store = open_store(env.location, endpoint=checkpoint.endpoint, region=checkpoint.region, credentials_dir=env.credentials_dir)
         log = CheckpointLog(store, epoch=env.epoch, writer=self._writer, min_slot=env.min_slot, keep_last=checkpoint.keep_last)
+        # Also of a claim that is refused the operator must hear what is in the log.
+        self.board.follow(log.view)
         with self.preemption.leaving_at_once():
             log.probe()
         outcome = log.claim(
@@ -145,7 +148,6 @@ class Attempt:
             versions=compute.versions(),
         )
         self._checkpoints = log
-        self.board.follow(log.view)
         self.board.update(claimed_at=time.time())
         self.log.info("claimed", final=outcome.final is not None, compute_class=own_class, view=log.view().model_dump(mode="json"))
         return outcome
@@ -306,7 +308,7 @@ class Attempt:
     def _committed(self, supervision: Supervision, commit: Commit) -> None:
         supervision.committed(commit)
         if commit.reason == "interval":  # nobody waits for such a one; all others are followed by the end
-            self.upload_tail()
+            start_daemon(self.upload_tail)
 
     def _progress(self) -> str:
         return self.board.progress().model_dump_json()

@@ -18,6 +18,8 @@ from types import FrameType
 from spottune_contract.progress import CheckpointRequest
 from spottune_contract.records import CommitReason
 
+LONGEST_NOTICE_SECONDS = 600.0
+"""A deadline further away than this is taken for this: until then each finished step would be committed at once."""
 BURST, REFILL_SECONDS = 4, 15.0
 """Notices that are answered with a commit: this many at once, then one per so many seconds."""
 SAFETY = 2.0
@@ -105,11 +107,11 @@ class Preemption:
                 return Answer.TOO_MANY
             self._tokens -= 1
             wall = self._clock()
-            deadline = None if request.deadline is None else now + (request.deadline - wall)
-            notice = Notice(request.source, now, wall, deadline, request.exit)
+            # A deadline that has passed is none: whoever asks still runs.
+            left = None if request.deadline is None or request.deadline <= wall else request.deadline - wall
+            deadline = None if left is None else now + min(left, LONGEST_NOTICE_SECONDS)
+            notice = Notice(request.source, now, wall, deadline, False)
             self._seen = {k: at for k, at in self._seen.items() if now - at < 3600} | {key: now}
-            if request.exit:
-                self._stop = self._stop or notice
             self._open = _more_urgent(self._open, notice)
             return Answer.ACCEPTED
 

@@ -190,8 +190,10 @@ def machine_goes_away(s: Situation) -> Plan | None:
     )
     status = change(with_attempt(s.status, reason=Reason.INTERRUPTION_NOTICE), phase=Phase.DRAINING, notice=record)
     settings = s.observed.settings
-    left = notice.deadline - s.now - settings.notice_margin if notice.deadline else float(settings.pod_grace)
-    tell = CheckpointRequest(source=notice.source, deadline=notice.deadline or None) if pod.ip else None
+    # A deadline that has passed says nothing of the time that is left: the machine still answers.
+    ahead = notice.deadline > s.now
+    left = notice.deadline - s.now - settings.notice_margin if ahead else float(settings.pod_grace)
+    tell = CheckpointRequest(source=notice.source, deadline=notice.deadline if ahead else None) if pod.ip else None
     action = DeletePod(pod.name, pod.uid, max(1, min(settings.pod_grace, int(left))), ip=pod.ip, tell=tell)
     return _plan(s, machine_goes_away, status, _draining_event(status), action=action, requeue_after=5.0)
 

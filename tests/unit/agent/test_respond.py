@@ -22,7 +22,7 @@ def names(actions: list[Tell | End]) -> list[str]:
 def test_the_trainer_is_told_first_and_then_its_pod_is_ended_with_the_time_left_less_the_margin() -> None:
     tell, end = decide([SPOT], [POD], Done(), now=NOW, margin=5)
     assert isinstance(tell, Tell)
-    assert (tell.request.source, tell.request.deadline, tell.request.exit) == ("imds-spot", NOW + 120, False)
+    assert (tell.request.source, tell.request.deadline) == ("imds-spot", NOW + 120)
     assert isinstance(end, End)
     assert end.grace_seconds == 115
 
@@ -38,6 +38,12 @@ def test_the_grace_time_is_never_zero_because_that_would_kill_without_a_signal(l
     end = decide([SPOT], [POD], Done(), now=NOW + late, margin=5)[-1]
     assert isinstance(end, End)
     assert end.grace_seconds >= 1
+
+
+def test_a_deadline_that_has_passed_leaves_the_assumed_time_and_not_one_second() -> None:
+    end = decide([SPOT], [POD], Done(), now=NOW + 130, margin=5)[-1]
+    assert isinstance(end, End)
+    assert end.grace_seconds == 20
 
 
 def test_a_pod_that_is_ending_is_told_but_not_deleted_again() -> None:

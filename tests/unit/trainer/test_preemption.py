@@ -9,7 +9,7 @@ from collections.abc import Iterator
 import pytest
 
 from spottune_contract.progress import CheckpointRequest
-from spottune_trainer.preemption import BURST, REFILL_SECONDS, Answer, Preemption, StopRequested, finish_step_first
+from spottune_trainer.preemption import BURST, LONGEST_NOTICE_SECONDS, REFILL_SECONDS, Answer, Preemption, StopRequested, finish_step_first
 
 
 class Clock:
@@ -39,9 +39,9 @@ def signalled(preemption: Preemption) -> Iterator[Preemption]:
         signal.signal(number, handler)
 
 
-def ask(preemption: Preemption, source: str = "imds", in_seconds: float | None = 120, **more: bool) -> Answer:
+def ask(preemption: Preemption, source: str = "imds", in_seconds: float | None = 120) -> Answer:
     deadline = None if in_seconds is None else 1_000_100 + in_seconds
-    return preemption.notify(CheckpointRequest(source=source, deadline=deadline, **more))
+    return preemption.notify(CheckpointRequest(source=source, deadline=deadline))
 
 
 def test_the_first_signal_counts_and_later_ones_change_nothing(signalled: Preemption, clock: Clock) -> None:
@@ -157,3 +157,16 @@ def test_latencies_count_from_whoever_asked_first(signalled: Preemption, clock: 
 )
 def test_a_step_is_finished_first_only_if_it_surely_fits(deadline: float | None, left: float, commit: float, expected: bool) -> None:
     assert finish_step_first(now=100.0, deadline=deadline, step_seconds_left=left, commit_seconds=commit) is expected
+
+
+@pytest.mark.parametrize("deadline", ["NaN", "Infinity", "1e999", "-1"])
+def test_a_deadline_that_is_no_time_is_refused(deadline: str) -> None:
+    with pytest.raises(ValueError, match="deadline"):
+        CheckpointRequest.model_validate_json(f'{{"deadline": {deadline}}}')
+
+
+@pytest.mark.parametrize(("ahead", "kept"), [(1e15, LONGEST_NOTICE_SECONDS), (90, 90), (-30, None)])
+def test_a_far_deadline_is_cut_and_a_passed_one_is_none(preemption: Preemption, clock: Clock, ahead: float, kept: float | None) -> None:
+    ask(preemption, in_seconds=ahead)
+    assert preemption.notice is not None
+    assert preemption.notice.deadline == (None if kept is None else pytest.approx(clock.now + kept))

@@ -20,7 +20,9 @@ from spottune_trainer.checkpoint.transfer import Files
 
 AT_START = Patience(unavailable=30.0, denied=4.0)
 """Bad storage is known within seconds, before a model is loaded."""
-AT_RESUME = Patience(unavailable=300.0, denied=4.0)
+AT_CLAIM = Patience(unavailable=300.0, denied=4.0)
+"""A long log takes its time to be read; that the store answers is known by then."""
+AT_RESUME = Patience(unavailable=300.0, denied=120.0)
 AT_COMMIT = Patience(unavailable=600.0, denied=120.0)
 """Training goes on meanwhile, and a rotated secret takes a minute to reach the pod."""
 AT_RETENTION = Patience(unavailable=30.0, denied=0.0)
@@ -64,7 +66,7 @@ class CheckpointLog:
             steps = self._protocol.claim(
                 pod_uid=pod_uid, node=node, spec_hash=spec_hash, image_digest=image_digest, compute_class=compute_class, versions=versions
             )
-            return self._driver.run(steps, patience=AT_START)
+            return self._driver.run(steps, patience=AT_CLAIM)
 
     def resume(self, accept: Callable[[Commit, Files], None]) -> Restored | None:
         """Restore the newest usable commit; None if the run starts at step 0 because nothing was ever committed.

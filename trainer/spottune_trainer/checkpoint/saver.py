@@ -7,6 +7,7 @@ import threading
 import time
 from collections import deque
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from dataclasses import dataclass, field
 
 from spottune_contract.failpoint import hit
@@ -189,7 +190,7 @@ class Saver:
         self._on_commit(commit)
         self._finish(commit, None)
         # Thrift comes after durability and never when time is short.
-        if not job.urgent and self._waiting is None:
+        if not job.urgent and not self._urgent_waits():
             self._retain()
 
     def _superseded(self) -> bool:
@@ -198,13 +199,14 @@ class Saver:
             return False
         return should_supersede(now=now, deadline=waiting.deadline, elapsed=now - self._running_since, typical=self.typical_seconds)
 
+    def _urgent_waits(self) -> bool:
+        waiting = self._waiting
+        return waiting is not None and waiting.urgent
+
     def _retain(self) -> None:
-        try:
-            self._log.retain(superseded=lambda: self._waiting is not None)
-        except Superseded:
-            return
-        except CheckpointError as error:
-            self._on_failure(error)
+        # Nothing is lost by a sweep that fails: the next commit tries again.
+        with suppress(Superseded, CheckpointError):
+            self._log.retain(superseded=self._urgent_waits)
 
     def _finish(self, commit: Commit | None, error: CheckpointError | None) -> None:
         with self._changed:
