@@ -191,7 +191,7 @@ def test_a_notice_is_told_to_the_trainer_and_then_its_pod_is_deleted_with_the_ti
     pod = await_until(lambda: (p := world.cluster.find("mine")).metadata.deletion_timestamp and p, "the pod is deleted")
     assert 40 <= pod.metadata.deletion_grace_period_seconds <= 55
     [request] = world.trainer.requests
-    assert (request.source, request.deadline, request.exit) == ("imds-spot", deadline, False)
+    assert (request.source, request.deadline) == ("imds-spot", deadline)
     [ended] = await_until(lambda: world.events("PodEnded"), "the agent says so")
     [told] = world.events("TrainerTold")
     assert told["timestamp"] <= ended["timestamp"]
