@@ -110,3 +110,16 @@ def test_a_job_that_names_an_account_already_can_be_changed_otherwise_by_others(
     changed["spec"]["podOverrides"] = {"serviceAccountName": "admin"}
     with pytest.raises(client.ApiException, match="you may not use the service account admin"):
         alice.api.replace_namespaced_custom_object(GROUP, API_VERSION, namespace, PLURAL, "given", changed)
+
+
+@pytest.mark.parametrize("change", [{"image": "example.org/other:1"}, {"env": [{"name": "HTTPS_PROXY", "value": "http://example.org"}]}])
+def test_who_may_only_edit_a_job_cannot_run_other_code_with_the_rights_it_names(
+    author: Callable[..., Author], finetunejobs: client.CustomObjectsApi, namespace: str, change: dict[str, object]
+) -> None:
+    alice = author()
+    job = finetunejobs.create_namespaced_custom_object(
+        GROUP, API_VERSION, namespace, PLURAL, job_manifest("lent", spec__podOverrides={"serviceAccountName": "writer"})
+    )
+    job["spec"]["podOverrides"] |= change
+    with pytest.raises(client.ApiException, match="you may not use the service account writer"):
+        alice.api.replace_namespaced_custom_object(GROUP, API_VERSION, namespace, PLURAL, "lent", job)
