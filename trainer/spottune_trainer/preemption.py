@@ -36,7 +36,6 @@ class Notice:
     at_wall: float
     deadline: float | None
     """When the machine goes away; None if nothing ends or nobody knows."""
-    stop: bool
 
     @property
     def reason(self) -> CommitReason:
@@ -77,7 +76,7 @@ class Preemption:
     def _on_signal(self, number: int, _frame: FrameType | None) -> None:
         # No lock here: the main thread, which runs this, may hold it.
         if self._stop is None:
-            self._stop = Notice(signal.Signals(number).name.lower(), self._monotonic(), self._clock(), None, True)
+            self._stop = Notice(signal.Signals(number).name.lower(), self._monotonic(), self._clock(), None)
         if self._raise:
             self._raise = False
             raise StopRequested
@@ -110,7 +109,7 @@ class Preemption:
             # A deadline that has passed is none: whoever asks still runs.
             left = None if request.deadline is None or request.deadline <= wall else request.deadline - wall
             deadline = None if left is None else now + min(left, LONGEST_NOTICE_SECONDS)
-            notice = Notice(request.source, now, wall, deadline, False)
+            notice = Notice(request.source, now, wall, deadline)
             self._seen = {k: at for k, at in self._seen.items() if now - at < 3600} | {key: now}
             self._open = _more_urgent(self._open, notice)
             return Answer.ACCEPTED
