@@ -1,0 +1,12 @@
+"""The figures of the checkpoint log, each part in a module of its own."""
+
+from __future__ import annotations
+
+import sys
+
+from benchmarks import report
+
+PARTS: dict[str, report.Part] = {}
+
+if __name__ == "__main__":
+    sys.exit(report.run("checkpoint", PARTS))
