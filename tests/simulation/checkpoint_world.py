@@ -121,6 +121,8 @@ class Options:
     turns: int = 260
     corruption: float = 0.6
     """Probability that a run has one damaged object."""
+    missing: float = 0.3
+    """Share of damaged data objects that are not there at all any more."""
     claims_only: bool = False
     """The damaged object is a CLAIM, shortly after it was written: the worst place and moment."""
     stale: float = 0.05
@@ -136,11 +138,12 @@ class Options:
 class World:
     """One run of one seed."""
 
-    def __init__(self, seed: int, options: Options) -> None:
-        self.chance = random.Random(seed)
+    def __init__(self, chance: random.Random, options: Options) -> None:
+        self.chance = chance
         self.options = options
         self.store = MemoryStore(self.chance, options.faults(self.chance))
         self.actors: list[Actor] = []
+        self._tokens = 0
         self.epoch = 0
         self.turn = 0
         self.heard = 0
@@ -157,7 +160,9 @@ class World:
         self._log_bytes: dict[str, bytes] = {}
 
     def token(self) -> str:
-        return f"{self.chance.getrandbits(48):012x}"
+        # Numbered, because a search for the simplest schedule makes all random bits zero.
+        self._tokens += 1
+        return f"{self.chance.getrandbits(48):012x}{self._tokens:04x}"
 
     def spawn(self, epoch: int) -> Actor:
         writer = Writer(epoch, self.token())
@@ -252,6 +257,8 @@ class World:
             slot = parse_slot_key(victim)
             self.resume_damaged = slot is not None and isinstance(_decoded(slot, self.store.objects[victim]), Resume)
             self.store.corrupt(victim)
+            if slot is None and self.store.happens(self.options.missing):
+                del self.store.objects[victim]
             self._remember()
 
     def _step(self, actor: Actor) -> None:
@@ -388,7 +395,7 @@ def _check_state(commit: Commit, files: Files) -> None:
 def run_schedule(seed: int, options: Options | None = None) -> World:
     """One schedule. Raises `Violation` with the seed in front."""
     try:
-        return World(seed, options or Options()).run()
+        return World(random.Random(seed), options or Options()).run()
     except Violation as violation:
         raise Violation(f"seed {seed}: {violation}") from violation
 

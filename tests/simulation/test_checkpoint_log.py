@@ -7,10 +7,13 @@ import random
 from typing import Any
 
 import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
 
 from spottune_contract.records import Claim, Commit, Resume
 from spottune_trainer.checkpoint.lineage import Damaged, Entry, WriteStep, resume_candidates
 from spottune_trainer.checkpoint.protocol import Facts, Protocol, Restored
+from spottune_trainer.checkpoint.reading import WINDOW
 from spottune_trainer.checkpoint.store import Created, Delete, PutResult
 from spottune_trainer.checkpoint.transfer import Steps, Uploaded, list_keys
 from tests.simulation.checkpoint_world import KEEP_LAST, Options, Violation, World, run_schedule
@@ -41,6 +44,14 @@ def test_no_schedule_breaks_an_invariant_when_only_the_end_of_the_log_is_read() 
     worlds = campaign(range(200), Options(window=2))
     short = [actor for world in worlds for actor in world.actors if actor.protocol.log.base]
     assert len(short) > 200
+
+
+@given(st.randoms(use_true_random=False), st.sampled_from([2, WINDOW]))
+@settings(
+    max_examples=60, deadline=None, suppress_health_check=[HealthCheck.too_slow, HealthCheck.data_too_large, HealthCheck.large_base_example]
+)
+def test_no_schedule_that_hypothesis_finds_breaks_an_invariant(chance: random.Random, window: int) -> None:
+    World(chance, Options(turns=60, window=window, spawn=0.1, corruption=0.3)).run()
 
 
 def test_a_damaged_claim_does_no_harm_when_only_the_end_of_the_log_is_read() -> None:
