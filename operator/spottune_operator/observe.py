@@ -130,11 +130,16 @@ def classify(pod: Json, node: Json | None, now: float, settings: Settings) -> Po
     if state.get("terminated") or status.get("phase") in ("Succeeded", "Failed"):
         return PodState.ENDED
     deleting = "deletionTimestamp" in metadata
+    overdue = deleting and _overdue_for(metadata, now) > settings.unreachable_grace
     if not (pod.get("spec") or {}).get("nodeName"):
-        # Without a node nothing can run: the API server removes such a pod as soon as its deletion is asked for.
+        # Without a node nothing can run: the API server removes such a pod at once, unless somebody's finalizer holds it.
+        if overdue:
+            return PodState.STUCK
         return PodState.TERMINATING if deleting else PodState.SCHEDULING
     if _unready_for(node, now) > settings.unreachable_grace:
         return PodState.LOST
+    if overdue:
+        return PodState.STUCK
     if deleting:
         return PodState.TERMINATING
     return PodState.RUNNING if state.get("running") else PodState.CREATING
@@ -160,6 +165,12 @@ def _container(status: Json) -> dict[str, Any] | None:
 
 def _condition(status: Json, kind: str) -> dict[str, Any]:
     return next((c for c in status.get("conditions") or () if c.get("type") == kind), {})
+
+
+def _overdue_for(metadata: Json, now: float) -> float:
+    """Seconds since a deleted pod should have been gone: the API server writes the end of its grace time as its deletion time."""
+    deadline = at(metadata.get("deletionTimestamp") or "")
+    return now - deadline if deadline else 0.0
 
 
 def _unready_for(node: Json | None, now: float) -> float:

@@ -206,6 +206,18 @@ class OperatorMachine(RuleBasedStateMachine):
         if pod is not None:
             self.world.reap(pod, commits=commits, seen=seen)
 
+    @rule(index=st.integers(0, 3), deleted=st.booleans())
+    def driver_hangs(self, index: int, deleted: bool) -> None:
+        """No signal reaches a process any more; `deleted`: that was when somebody wanted its end."""
+        running = list(self.world.running())
+        if not running:
+            return
+        process = running[index % len(running)]
+        process.hung = True
+        pod = self.world.pod_of(process)
+        if deleted and pod is not None:
+            self.world.delete(pod)
+
     # -- nodes, users, time --------------------------------------------------------------------------------------------
 
     @rule(node=st.sampled_from(NODES), ready=st.booleans())
@@ -283,7 +295,8 @@ class OperatorMachine(RuleBasedStateMachine):
     # -- the end -------------------------------------------------------------------------------------------------------
 
     def teardown(self) -> None:
-        """I12: the faults stop, and every job comes to its end in bounded rounds; I9, I11: then nothing is left and nothing is written."""
+        """I12: the faults stop, and every job comes to its end in bounded rounds; I9, I11: then nothing is left but what
+        no kubelet can end, and nothing is written."""
         world = self.world
         for which, operator in enumerate(self.operators):
             if operator.looking is not None:
@@ -304,7 +317,8 @@ class OperatorMachine(RuleBasedStateMachine):
                 progress(world, pod)
             world.now += 7
             job = world.jobs.get(JOB)
-            if (job is None and not world.pods) or (job is not None and phase(job).terminal and not world.pods):
+            left = [pod for pod in world.pods.values() if not stuck(world, pod)]
+            if not left and (job is None or phase(job).terminal):
                 break
         else:
             raise AssertionError(f"I12: no end in 80 rounds: {world.jobs.get(JOB, {}).get('status')} {list(world.pods)}")
@@ -327,6 +341,12 @@ def progress(world: World, pod: Json) -> None:
         world.start(pod)
     elif process is not None and process.alive:
         work(world, process, 2, True)
+
+
+def stuck(world: World, pod: Json) -> bool:
+    """Nobody can do more for its end."""
+    process = world.process_of(pod)
+    return "deletionTimestamp" in pod["metadata"] and process is not None and process.alive and process.hung
 
 
 def work(world: World, process: Process, steps: int, commits: bool) -> None:

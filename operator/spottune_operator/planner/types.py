@@ -23,7 +23,7 @@ class Settings:
     """Times of the operator, in seconds; set once for the whole operator."""
 
     unreachable_grace: float = 60.0
-    """A node may be not ready for so long before its pod counts as lost."""
+    """A node may be not ready, or a deleted pod be there after its deadline, for so long before the next attempt waits for it no more."""
     unschedulable_after: float = 90.0
     """A pod may wait for a machine for so long before another pool is tried."""
     image_timeout: float = 600.0
@@ -52,13 +52,15 @@ class PodState(StrEnum):
     """Deleted, and not ended yet."""
     LOST = "Lost"
     """Not ended as far as one can see, but its node has not been ready for longer than the grace time."""
+    STUCK = "Stuck"
+    """Deleted, and still there when its deletion deadline has passed for longer than the grace time: its node answers and cannot end it."""
     ENDED = "Ended"
     """The trainer container has ended, or the pod failed before it started."""
 
     @property
     def live(self) -> bool:
         """It may still train: the next attempt has to wait for it."""
-        return self not in (PodState.LOST, PodState.ENDED)
+        return self not in (PodState.LOST, PodState.STUCK, PodState.ENDED)
 
 
 @dataclass(frozen=True)
@@ -84,7 +86,7 @@ class ObservedPod:
     node_silent: bool = False
     """Its node is not ready: what the pod does now, nobody can hear."""
     end: PodEnd = field(default_factory=PodEnd)
-    """Only meaningful when `state` is ENDED or LOST."""
+    """Only meaningful when `state` is ENDED, LOST or STUCK."""
     termination: Termination | None = None
     unschedulable: str = ""
     """The scheduler's own message; empty unless it said that no node fits."""
