@@ -10,6 +10,7 @@ from pydantic import ValidationError
 from spottune_contract.exitcodes import PodEnd
 from spottune_contract.labels import EPOCH, JOB, POOL, RANK, TRAINER_CONTAINER
 from spottune_contract.progress import Progress, Termination
+from spottune_operator import images
 from spottune_operator.api.v1alpha1 import FineTuneJobSpec, FineTuneJobStatus
 from spottune_operator.planner.statuses import at, clip
 from spottune_operator.planner.types import Notice, Observed, ObservedPod, Obstacle, PodState, Settings
@@ -117,7 +118,7 @@ def observe_pod(
         else "",
         waiting_reason=waiting.get("reason") or "",
         waiting_message=clip(waiting.get("message") or "", ERROR_LIMIT),
-        image_id=(container or {}).get("imageID") or "",
+        image=images.resolved(_image(pod), (container or {}).get("imageID") or ""),
         progress=report if report is not None and (report.job_uid, report.epoch) == (job_uid, epoch) else None,
         last_words="" if termination is not None else clip(terminated.get("message") or "", ERROR_LIMIT),
     )
@@ -161,6 +162,12 @@ def _end(pod: Json, terminated: Json, *, lost: bool) -> PodEnd:
 
 def _container(status: Json) -> dict[str, Any] | None:
     return next((c for c in status.get("containerStatuses") or () if c.get("name") == TRAINER_CONTAINER), None)
+
+
+def _image(pod: Json) -> str:
+    """The trainer's image as the pod names it."""
+    containers = (pod.get("spec") or {}).get("containers") or ()
+    return next((c.get("image") or "" for c in containers if c.get("name") == TRAINER_CONTAINER), "")
 
 
 def _condition(status: Json, kind: str) -> dict[str, Any]:

@@ -313,7 +313,7 @@ class FineTuneJobStatus(StatusModel):
     log: LogStatus = LogStatus()
     """What is known of the checkpoint log."""
     first_image_digest: Annotated[str, Field(max_length=512)] = ""
-    """Image of the first attempt, as the node resolved it; all later ones use the same."""
+    """Image of the first attempt: its repository and the digest that the node found; all later ones use the same."""
     first_compute_class: Text = ""
     """Compute class of the first attempt, as the trainer told it."""
     conditions: Annotated[tuple[ConditionStatus, ...], Field(max_length=16)] = ()

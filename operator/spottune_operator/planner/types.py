@@ -93,7 +93,8 @@ class ObservedPod:
     waiting_reason: str = ""
     """Why the container does not start, for example `ImagePullBackOff`."""
     waiting_message: str = ""
-    image_id: str = ""
+    image: str = ""
+    """What its container runs, as `images.resolved` says; empty until the node has it."""
     last_words: str = ""
     """End of the container's log, where it left no message of ours (`FallbackToLogsOnError`)."""
     progress: Progress | None = None
@@ -179,7 +180,7 @@ class CreatePod:
     min_slot: int
     first_compute_class: str = ""
     image_digest: str = ""
-    """Image of the first attempt as the node resolved it; empty for the first attempt."""
+    """Image of the first attempt, as `images.resolved` says; empty for the first attempt."""
 
 
 @dataclass(frozen=True)

@@ -46,7 +46,8 @@ def pod(
     if deleted:
         metadata["deletionTimestamp"] = instant(NOW - overdue)
     containers = {"containerStatuses": [{"name": "trainer", "imageID": "r@sha256:1", "state": state}]} if state else {}
-    return {"metadata": metadata, "spec": {"nodeName": at} if at else {}, "status": {"phase": phase} | containers | status}
+    spec: Json = {"containers": [{"name": "proxy", "image": "p:1"}, {"name": "trainer", "image": "ecr.example/t:1"}]}
+    return {"metadata": metadata, "spec": spec | ({"nodeName": at} if at else {}), "status": {"phase": phase} | containers | status}
 
 
 def job(**changes: object) -> Json:
@@ -92,7 +93,7 @@ def test_every_pod_has_exactly_one_state(case: str) -> None:
 def test_the_facts_of_a_pod_are_taken_over() -> None:
     (seen,) = observe(job(), [pod(RUNNING, podIP="198.19.0.7")], {"n1": node()}, now=NOW).pods
     assert (seen.epoch, seen.rank, seen.node, seen.zone, seen.ip) == (3, 0, "n1", "us-east-1a", "198.19.0.7")
-    assert (seen.pool, seen.image_id) == ("g5.xlarge/us-east-1a/spot", "r@sha256:1")
+    assert (seen.pool, seen.image) == ("g5.xlarge/us-east-1a/spot", "ecr.example/t@sha256:1")
     assert (seen.created_at, seen.running_at) == (NOW - 60, NOW - 50)
 
 
