@@ -11,7 +11,7 @@ from spottune_contract.exitcodes import PodEnd
 from spottune_contract.labels import EPOCH, JOB, POOL, RANK, TRAINER_CONTAINER
 from spottune_contract.progress import Progress, Termination
 from spottune_operator import images
-from spottune_operator.api.v1alpha1 import FineTuneJobSpec, FineTuneJobStatus
+from spottune_operator.api.v1alpha1 import FineTuneJobSpec, FineTuneJobStatus, PoolStatus
 from spottune_operator.planner.statuses import at, clip
 from spottune_operator.planner.types import Notice, Observed, ObservedPod, Obstacle, PodState, Settings
 
@@ -30,13 +30,14 @@ def observe(
     progress: Mapping[str, Progress] | None = None,
     notices: Iterable[Notice] = (),
     obstacle: Obstacle | None = None,
+    pools: tuple[PoolStatus, ...] = (),
     settings: Settings | None = None,
     live: bool = True,
 ) -> Observed:
     """All that a decision about `job` may depend on.
 
     `pods`: those with the job's label in its namespace; pods of another owner UID are left out. `nodes` by name; one that is
-    not in it is not known, which decides nothing. `progress` by pod UID. `now`: wall clock seconds.
+    not in it is not known, which decides nothing. `progress` by pod UID. `pools`: see `pools.shared`. `now`: wall clock seconds.
     """
     settings = settings or Settings()
     metadata = job["metadata"]
@@ -58,6 +59,7 @@ def observe(
         live=live,
         notices=tuple(n for n in notices if n.node in places),
         obstacle=obstacle,
+        pools=pools,
         settings=settings,
     )
 

@@ -13,12 +13,12 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
 from spottune_operator.api.reasons import Phase
-from spottune_operator.api.v1alpha1 import STATUS_LIMIT, FineTuneJobStatus, StatusModel
+from spottune_operator.api.v1alpha1 import STATUS_LIMIT, FineTuneJobStatus, PoolStatus, StatusModel
 from spottune_operator.executor import Unsettled
 from spottune_operator.planner.statuses import size
 from spottune_operator.planner.types import Notice
 from tests.simulation.cluster_model import Json, Outcome, Process, World, epoch_of, owner
-from tests.simulation.operator_process import JOB, NODES, SPEC, TOTAL_STEPS, Operator
+from tests.simulation.operator_process import JOB, NODES, POOLS, SPEC, TOTAL_STEPS, Operator
 
 
 class OperatorMachine(RuleBasedStateMachine):
@@ -115,6 +115,13 @@ class OperatorMachine(RuleBasedStateMachine):
     )
     def notice(self, which: int, node: str, kind: Any, left: int) -> None:
         self.operators[which].view.notices.notices.append(Notice(node, kind, "sqs", self.world.now + left))  # type: ignore[attr-defined]
+
+    @rule(which=st.integers(0, 1), pool=st.sampled_from(POOLS), seconds=st.sampled_from([1.0, 30.0, 400.0]), interrupted=st.booleans())
+    def other_jobs_have_trouble(self, which: int, pool: str, seconds: float, interrupted: bool) -> None:
+        """Whatever an operator has heard of pools by other jobs: it may be wrong, and it may last until the end."""
+        trouble = PoolStatus(pool=pool, failures=1, **{"avoid_until" if interrupted else "not_before": self.world.now + seconds})
+        view = self.operators[which].view
+        view.pools = (*(state for state in view.pools if state.pool != pool), trouble)
 
     @rule(which=st.integers(0, 1), rounds=st.integers(1, 5))
     def nothing_goes_wrong(self, which: int, rounds: int) -> None:

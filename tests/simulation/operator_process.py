@@ -21,6 +21,7 @@ KEY = JobKey("demo", JOB)
 SETTINGS = Settings()
 DEFAULTS = TrainerDefaults(cluster="sim", image="trainer")
 NODES = ("n1", "n2", "n3")
+POOLS = ("t1/z1/spot", "t2/z1/spot")
 TOTAL_STEPS = 24
 SPEC: Json = {
     "model": {"source": "/model"},

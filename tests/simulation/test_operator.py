@@ -18,7 +18,7 @@ from hypothesis import HealthCheck, settings
 from hypothesis.stateful import run_state_machine_as_test
 
 from tests.simulation.operator_machine import OperatorMachine
-from tests.simulation.operator_process import NODES
+from tests.simulation.operator_process import NODES, POOLS
 
 WEIGHTS: dict[str, int] = {
     "nothing_goes_wrong": 12,
@@ -37,6 +37,7 @@ WEIGHTS: dict[str, int] = {
     "find_no_node": 2,
     "find_no_image": 1,
     "driver_hangs": 2,
+    "other_jobs_have_trouble": 1,
     "link": 2,
     "machine_dies": 1,
     "new_machine": 2,
@@ -64,6 +65,8 @@ ARGUMENTS: dict[str, Any] = {
     "seen": (True, False),
     "end": ((1, False, "Error"), (30, True, "Error"), (137, False, "OOMKilled"), (0, True, "Completed")),
     "deleted": (True, False),
+    "pool": POOLS,
+    "interrupted": (True, False),
     "ready": (True, True, False),
     "removed": (True, False),
     "suspend": (True, False, False),

@@ -307,7 +307,7 @@ def no_pool_is_open(s: Situation) -> Plan | None:
     spec = s.observed.spec
     if spec is None:
         return None
-    choice = pools.choose(spec.capacity, s.status.pools, s.now)
+    choice = pools.choose(spec.capacity, s.status.pools, s.now, s.observed.pools)
     if choice.pool is not None:
         return None
     message = "No pool of spec.capacity has machines at the moment; each is tried again in turn. More instanceTypes or zones help."
@@ -318,7 +318,7 @@ def no_pool_is_open(s: Situation) -> Plan | None:
 def next_attempt_is_due(s: Situation) -> Plan | None:
     """Persist the number of the next attempt; its pod is made after that, never before."""
     spec = s.observed.spec
-    choice = pools.choose(spec.capacity, s.status.pools, s.now) if spec is not None else None
+    choice = pools.choose(spec.capacity, s.status.pools, s.now, s.observed.pools) if spec is not None else None
     if choice is None or choice.pool is None:
         return None
     status = begun(s, str(choice.pool))

@@ -15,7 +15,7 @@ from typing import Literal
 from spottune_contract.exitcodes import PodEnd
 from spottune_contract.progress import CheckpointRequest, Progress, Termination
 from spottune_operator.api.reasons import Reason
-from spottune_operator.api.v1alpha1 import FineTuneJobSpec, FineTuneJobStatus
+from spottune_operator.api.v1alpha1 import FineTuneJobSpec, FineTuneJobStatus, PoolStatus
 
 
 @dataclass(frozen=True)
@@ -165,6 +165,8 @@ class Observed:
     notices: tuple[Notice, ...] = ()
     """About nodes of this job's pods."""
     obstacle: Obstacle | None = None
+    pools: tuple[PoolStatus, ...] = ()
+    """Trouble of pools as all jobs together know it (`pools.shared`); this job's own is in its status."""
     settings: Settings = Settings()
 
 
