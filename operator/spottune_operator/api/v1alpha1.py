@@ -91,7 +91,7 @@ class PodOverridesSpec(SpecModel):
     """What may be changed of the trainer pod. Anything else cannot be written at all."""
 
     image: Annotated[str, Field(min_length=1, max_length=512, pattern=r"^[A-Za-z0-9][A-Za-z0-9._:/@-]*$")] | None = None
-    """Image of the trainer; without it the one of the chart. Give a digest to make sure that nobody can replace it."""
+    """Image of the trainer; without it the one of the chart. Later attempts run the digest that the first one found."""
     resources: ResourcesSpec | None = None
     """Resources of the trainer container; without it those of the chart."""
     node_selector: Annotated[dict[LabelKey, LabelValue], Field(max_length=16)] = Field(default_factory=dict)
