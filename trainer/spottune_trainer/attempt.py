@@ -32,7 +32,7 @@ from spottune_trainer.checkpoint import (
 from spottune_trainer.checkpoint.drive import start_daemon
 from spottune_trainer.control import ControlServer, Routes
 from spottune_trainer.errors import BadConfig, BadData, Diverged, StorageUnusable, TrainerError
-from spottune_trainer.export import export
+from spottune_trainer.export import export_final
 from spottune_trainer.logs import Log, Tail
 from spottune_trainer.metrics import exposition
 from spottune_trainer.objects import Objects, open_objects
@@ -274,7 +274,9 @@ class Attempt:
         place = ""
         if output is not None:
             hit("T11")
-            place = export(files, output.destination, self._objects())
+            place = export_final(
+                files, final, output.destination, self._objects(), location=self.env.location, again=already, tell=self._export_waits
+            )
             self.log.info("exported", destination=place)
         self.board.phase(TrainerPhase.DONE)
         if already:
@@ -282,6 +284,10 @@ class Attempt:
                 ExitCode.DONE, "AlreadyFinal", f"the run was finished by epoch {final.epoch}; the adapter was exported again", place
             )
         return Outcome(ExitCode.DONE, "Completed", f"all {final.step} steps are done", place)
+
+    def _export_waits(self, trouble: str) -> None:
+        self.board.warn(f"ExportWaits: {trouble}")
+        self.log.warning("the export waits", trouble=trouble)
 
     def _stop(self, run: Run, supervision: Supervision) -> Outcome:
         notice = self.preemption.stop

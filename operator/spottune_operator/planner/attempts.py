@@ -25,7 +25,14 @@ from spottune_operator.planner.types import CreatePod, ObservedPod
 _KNOWN_BEFORE = frozenset({Reason.SUSPENDED, Reason.INTERRUPTION_NOTICE, Reason.NODE_UNREACHABLE, Reason.POD_DELETED, Reason.INTERRUPTED})
 """Reasons that were recorded while the pod was going: they say more than its end."""
 _MACHINE_LEFT = frozenset(
-    {Reason.INTERRUPTION_NOTICE, Reason.POD_VANISHED, Reason.NODE_UNREACHABLE, Reason.INTERRUPTED, Reason.POD_DELETED}
+    {
+        Reason.INTERRUPTION_NOTICE,
+        Reason.POD_VANISHED,
+        Reason.POD_STUCK,
+        Reason.NODE_UNREACHABLE,
+        Reason.INTERRUPTED,
+        Reason.POD_DELETED,
+    }
 )
 FALSE_SUCCESS = "The container ended with code 0 but left no word of what it did: podOverrides.image (or the chart's trainer.image) is no SpotTune trainer"
 

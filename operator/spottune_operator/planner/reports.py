@@ -82,7 +82,7 @@ def _pod_seen(observed: Observed, status: FineTuneJobStatus, pod: ObservedPod) -
         pod_uid=pod.uid,
         node=pod.node or status.node,
         zone=pod.zone or status.zone,
-        first_image_digest=status.first_image_digest or pod.image_id,
+        first_image_digest=status.first_image_digest or pod.image,
     )
     entry = current_attempt(status)
     status = with_attempt(

@@ -49,6 +49,30 @@ def test_a_full_disk_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, c
     assert f"no space left on the disk of {tmp_path / 'etcd'}" in capsys.readouterr().err
 
 
+def test_a_home_of_somebody_else_is_named_with_the_remedy(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def refused(_: Home) -> None:
+        raise PermissionError(errno.EACCES, "Permission denied", str(tmp_path / "run"))
+
+    monkeypatch.setattr(preflight, "require", refused)
+    assert main(["--home", str(tmp_path), "up"]) == 1
+    assert (
+        capsys.readouterr().err == f"error: no rights on {tmp_path / 'run'}: run it as root (sudo), or name a home of your own by --home\n"
+    )
+
+
+@pytest.mark.parametrize("identity", [[], ["--user", "alice"]], ids=["the administrator's", "another identity's"])
+def test_a_kubeconfig_of_a_cluster_that_was_never_up_is_not_told(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], identity: list[str]
+) -> None:
+    assert main(["--home", str(tmp_path / "home"), "kubeconfig", *identity]) == 1
+    said = capsys.readouterr()
+    assert said.out == ""
+    assert "localcloud up" in said.err
+    assert not (tmp_path / "home").exists()
+
+
 def test_the_network_is_first_up_and_last_down() -> None:
     assert STEPS[0].name == "network"
     assert STEPS[1].name == "control plane"

@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 
+from spottune_contract.exitcodes import PodEnd, Verdict
 from spottune_contract.progress import TrainerPhase
 from spottune_operator.api.reasons import ConditionType, Phase, Reason
 from spottune_operator.api.v1alpha1 import STATUS_LIMIT, AttemptStatus, FineTuneJobStatus, PoolStatus
@@ -42,6 +43,7 @@ PODS: dict[str, ObservedPod | None] = {
     "training": pod(PodState.RUNNING, progress=progress()),
     "terminating": pod(PodState.TERMINATING),
     "lost": pod(PodState.LOST),
+    "stuck": pod(PodState.STUCK),
     "done": ended(0, log=log()),
     "yielded": ended(10, log=log()),
     "crashed": ended(1, word=False),
@@ -92,6 +94,8 @@ CURRENT: dict[tuple[str, bool, str], Expected] = {
     ("terminating", False, "no notice"): ("pod_is_going", Phase.DRAINING, None),
     ("terminating", True, "interruption"): ("pod_is_going", Phase.DRAINING, None),
     ("lost", False, "no notice"): ("node_is_unreachable", Phase.ACCOUNTING, None),
+    ("stuck", False, "no notice"): ("pod_cannot_be_ended", Phase.ACCOUNTING, None),
+    ("stuck", True, "interruption"): ("pod_cannot_be_ended", Phase.ACCOUNTING, None),
     ("done", False, "no notice"): ("pod_has_ended", Phase.SUCCEEDED, None),
     ("done", True, "interruption"): ("pod_has_ended", Phase.SUCCEEDED, None),
     ("yielded", False, "no notice"): ("pod_has_ended", Phase.ACCOUNTING, None),
@@ -246,8 +250,23 @@ def test_an_older_pod_that_may_train_is_ended_before_the_next_is_made() -> None:
     assert outcome(first) == ("older_pods_remain", Phase.ACCOUNTING, DeletePod)
     going = plan(observed(replace(older, state=PodState.TERMINATING, deleting=True), status=resting()))
     assert outcome(going) == ("older_pods_remain", Phase.ACCOUNTING, None)
-    lost = plan(observed(replace(older, state=PodState.LOST, deleting=True), status=resting()))
-    assert outcome(lost) == ("next_attempt_is_due", Phase.STARTING, CreatePod)
+    for fenced in (PodState.LOST, PodState.STUCK):
+        out_of_reach = plan(observed(replace(older, state=fenced, deleting=True), status=resting()))
+        assert outcome(out_of_reach) == ("next_attempt_is_due", Phase.STARTING, CreatePod)
+
+
+def test_a_pod_that_nobody_can_end_does_not_hold_the_job_up_and_says_where_it_hangs() -> None:
+    going = status(attempts=(AttemptStatus(epoch=EPOCH, reason=Reason.INTERRUPTION_NOTICE, pool=POOL, claimed=True),))
+    answer = plan(observed(pod(PodState.STUCK, end=PodEnd(deleted=True)), status=going))
+    (event,) = answer.events
+    assert event.reason is Reason.POD_STUCK
+    assert "node n1" in event.message
+    entry = current_attempt(answer.status)
+    assert (entry.verdict, entry.reason) == (Verdict.INTERRUPTED, Reason.INTERRUPTION_NOTICE)
+    assert "void" in entry.message
+    assert (answer.status.failures, answer.status.interruptions) == (0, 1)
+    following = plan(observed(pod(PodState.STUCK, end=PodEnd(deleted=True)), status=answer.status))
+    assert following.rule in ("next_attempt_is_due", "backoff_is_not_over")
 
 
 def test_what_has_ended_is_swept_while_the_next_attempt_runs() -> None:
