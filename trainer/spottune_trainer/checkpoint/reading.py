@@ -1,0 +1,97 @@
+"""Steps that only read, for people who look at a log from outside: no claim, no probe, nothing but GET and LIST.
+
+A writer refuses a log that is not whole; a reader takes what is there and says what is missing.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+from spottune_contract.layout import slot_key
+from spottune_contract.records import MAX_RECORD_BYTES, Commit, DataFile, ForeignRecord, UnreadableRecord, decode
+from spottune_trainer.checkpoint.errors import LogNotUnderstood
+from spottune_trainer.checkpoint.lineage import Damaged, Entry, listed_slots
+from spottune_trainer.checkpoint.protocol import READ_AHEAD
+from spottune_trainer.checkpoint.store import Backoff, Get, GetResult, NotFound, Together, Unavailable
+from spottune_trainer.checkpoint.transfer import LOOKS, Steps, fetch, intact, list_keys
+
+
+@dataclass(frozen=True)
+class Records:
+    """What a log holds."""
+
+    entries: tuple[Entry, ...]
+    """Slots 0, 1, 2 … up to the first one that is missing."""
+    beyond: tuple[int, ...] = ()
+    """Listed slots after the first missing one: the log has a gap."""
+
+
+def read_records(known: Sequence[Entry] = (), seen: Callable[[int, int], None] = lambda done, of: None) -> Steps[Records]:
+    """The log to its end; `known` was read before and is not asked for again. `seen` hears of slots read and slots known of.
+
+    Raises `LogNotUnderstood` for an intact record of a newer release.
+    """
+    entries = list(known)
+    keys = yield from list_keys("log/", slot_key(len(entries) - 1) if entries else "log/")
+    listed = listed_slots(keys)
+    end = max(listed, default=-1) + 1
+    while True:
+        # The listing may be stale, so the first slot after it is asked for, too, until one is not there.
+        wanted = range(len(entries), max(len(entries) + 1, min(end, len(entries) + READ_AHEAD)))
+        answers: list[GetResult] = yield Together(tuple(Get(slot_key(slot), MAX_RECORD_BYTES) for slot in wanted))
+        for slot, answer in zip(wanted, answers, strict=True):
+            entry = yield from _entry(slot, answer, expected=slot < end)
+            if entry is None:
+                return Records(tuple(entries), tuple(s for s in listed if s > slot))
+            entries.append(entry)
+        seen(len(entries), max(end, len(entries)))
+
+
+def check_file(parts: Sequence[DataFile], digest: str, seen: Callable[[int], None] = lambda size: None) -> Steps[tuple[str, str] | None]:
+    """Download one logical file part by part, never holding more than one, and compare sizes and hashes with what the COMMIT says.
+
+    None if all is right, else the key and what is wrong with it. `seen` hears the bytes of every part.
+    """
+    whole = hashlib.sha256()
+    for part in parts:
+        body = yield from intact(part)
+        if isinstance(body, str):
+            return part.key, body.removeprefix(part.key).lstrip(": ")
+        whole.update(body)
+        seen(len(body))
+    if whole.hexdigest() != digest:
+        return parts[0].key, "SHA-256 of the whole file differs from the record's digest"
+    return None
+
+
+def part_of(commit: Commit, names: Sequence[str]) -> Commit:
+    """The same COMMIT as if it held these files only: to load no more than is needed."""
+    return commit.model_copy(
+        update={
+            "files": tuple(file for file in commit.files if file.name in names),
+            "digests": {name: digest for name, digest in commit.digests.items() if name in names},
+        }
+    )
+
+
+def _entry(slot: int, first: GetResult, *, expected: bool) -> Steps[Entry | None]:
+    """What a slot holds, None for nothing. What is missing or damaged is believed after some looks, each on a new connection."""
+    answer: GetResult | None = first
+    damage: Damaged | None = None
+    for look in range(LOOKS):
+        found = yield from fetch(slot_key(slot), MAX_RECORD_BYTES, fresh=look > 0, first=answer)
+        answer = None
+        if isinstance(found, NotFound):
+            if not expected:
+                return damage
+            yield Backoff(look, Unavailable(f"{slot_key(slot)} is listed and was not found"))
+            continue
+        try:
+            return decode(found.body, slot)
+        except ForeignRecord as error:
+            raise LogNotUnderstood(f"{error}: a newer release of SpotTune wrote it") from None
+        except UnreadableRecord as error:
+            damage = Damaged(slot, str(error).removeprefix(f"slot {slot}: "))
+    return damage
