@@ -6,22 +6,26 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from typing import TypeVar
 
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 
 from spottune_cli.errors import Exit, Refusal
-from spottune_contract.layout import slot_key
+from spottune_contract.layout import parse_data_key, slot_key
 from spottune_contract.records import Commit, DataFile
 from spottune_trainer.checkpoint.drive import Driver, Patience
+from spottune_trainer.checkpoint.errors import LogNotUnderstood, StorageDenied, StorageUnavailable
 from spottune_trainer.checkpoint.lineage import Log, fold
 from spottune_trainer.checkpoint.reading import Records, check_file, part_of, read_records
-from spottune_trainer.checkpoint.store import Listed, Store
-from spottune_trainer.checkpoint.transfer import Files, list_keys, load_files
+from spottune_trainer.checkpoint.store import Denied, Listed, Store, Unavailable
+from spottune_trainer.checkpoint.transfer import Files, Steps, list_keys, load_files
 
-FIRST = Patience(unavailable=20.0, denied=0.0)
-"""Whether the store answers at all."""
-LONG = Patience(unavailable=900.0, denied=0.0)
+T = TypeVar("T")
+
+REACH_SECONDS = 8.0
+"""A store that gave no answer after this long is said not to answer; a request under way may take 20 s more."""
+PATIENCE = Patience(unavailable=900.0, denied=0.0)
 """For thousands of records, or one object of 64 MiB on a slow line."""
 SHOW_AFTER_SECONDS = 2.0
 
@@ -53,19 +57,19 @@ class Bucket:
 
     def contents(self, prefix: str) -> Contents:
         """The log to its end, and the keys under `prefix`. Raises `Refusal` if there is nothing at all."""
-        self._driver.run(list_keys("probe/", ""), patience=FIRST)
+        self._reach()
         with self._meter("reading the log") as tick:
-            first = self._driver.run(read_records(seen=tick), patience=LONG)
-        keys = tuple(self._driver.run(list_keys(prefix, ""), patience=LONG))
-        if not first.entries and not first.beyond and not keys:
+            first = self._run(read_records(seen=tick))
+        keys = tuple(self._run(list_keys(prefix, "")))
+        if not first.entries and not first.beyond and not any(map(parse_data_key, keys)):
             raise Refusal(Exit.USAGE, self._nothing_here())
         # A job may be running: what was committed while the keys were listed belongs to the picture.
-        last = self._driver.run(read_records(first.entries), patience=LONG)
+        last = self._run(read_records(first.entries))
         return Contents(fold(last.entries), last.beyond, keys, len(first.entries))
 
     def again(self, contents: Contents) -> Log:
         """The log with what was written since."""
-        last: Records = self._driver.run(read_records(contents.log.entries), patience=LONG)
+        last: Records = self._run(read_records(contents.log.entries))
         return fold(last.entries)
 
     def check(self, commits: Sequence[Commit]) -> Iterator[tuple[Commit, tuple[str, str] | None]]:
@@ -84,12 +88,35 @@ class Bucket:
 
     def load(self, commit: Commit, names: Sequence[str]) -> Files | str:
         """These files of a commit, verified, or what is wrong with one."""
-        return self._driver.run(load_files(part_of(commit, names)), patience=LONG)
+        return self._run(load_files(part_of(commit, names)))
+
+    def _run(self, steps: Steps[T]) -> T:
+        try:
+            return self._driver.run(steps, patience=PATIENCE)
+        except LogNotUnderstood as error:
+            raise Refusal(Exit.USAGE, f"{self._store.name}: {error}: use the `spottune` of that release") from None
+        except StorageUnavailable as error:
+            raise self._silent(error.last) from None
+        except StorageDenied as error:
+            raise Refusal(Exit.UNREACHABLE, str(error)) from None
+
+    def _reach(self) -> None:
+        """The first request. Nobody wants to wait for a mistyped endpoint as long as for a store that is busy."""
+        until = time.monotonic() + REACH_SECONDS
+        while isinstance(result := self._store.list("probe/", ""), Unavailable):
+            if time.monotonic() >= until:
+                raise self._silent(result.detail)
+            time.sleep(0.5)
+        if isinstance(result, Denied):
+            raise Refusal(Exit.UNREACHABLE, f"{self._store.name}: {result.message}")
+
+    def _silent(self, last: str) -> Refusal:
+        return Refusal(Exit.UNREACHABLE, f"{self._store.name} does not answer ({last}): check the network and the endpoint (--endpoint)")
 
     def _check(self, commit: Commit, seen: Callable[[int], None]) -> tuple[str, str] | None:
         for name, digest in commit.digests.items():
             parts: list[DataFile] = [file for file in commit.files if file.name == name]
-            fault = self._driver.run(check_file(parts, digest, seen), patience=LONG)
+            fault = self._run(check_file(parts, digest, seen))
             if fault is not None:
                 return fault
         return None

@@ -7,8 +7,6 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from enum import IntEnum
 
-from spottune_trainer.checkpoint.errors import CheckpointError, LogNotUnderstood, NoReadableCheckpoint, StorageUnavailable
-
 
 class Exit(IntEnum):
     """Exit codes of `spottune`."""
@@ -33,27 +31,11 @@ class Refusal(Exception):
 
 @contextmanager
 def speaking() -> Iterator[None]:
-    """Turns everything that users, networks and stores can do wrong into a sentence and an exit code."""
+    """Turns a `Refusal` into its sentence and exit code."""
     try:
         yield
     except Refusal as refusal:
-        code, message = refusal.code, str(refusal)
-    except CheckpointError as error:
-        code, message = _storage(error)
+        print(f"spottune: {refusal}", file=sys.stderr)
+        raise SystemExit(refusal.code) from None
     except KeyboardInterrupt:
         raise SystemExit(Exit.INTERRUPTED) from None
-    else:
-        return
-    print(f"spottune: {message}", file=sys.stderr)
-    raise SystemExit(code)
-
-
-def _storage(error: CheckpointError) -> tuple[Exit, str]:
-    if isinstance(error, LogNotUnderstood):
-        return Exit.USAGE, f"{error}: use the `spottune` of that release"
-    if isinstance(error, NoReadableCheckpoint):
-        return Exit.VIOLATION, str(error)
-    if isinstance(error, StorageUnavailable):
-        said = f" (last: {error.last})" if error.last else ""
-        return Exit.UNREACHABLE, f"the store does not answer{said}: check the network, --endpoint and --region"
-    return Exit.UNREACHABLE, str(error)

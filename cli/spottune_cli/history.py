@@ -6,7 +6,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from enum import StrEnum
 
-from spottune_contract.records import Claim, Commit
+from spottune_contract.records import Claim, Commit, Resume
 from spottune_trainer.checkpoint.lineage import MIN_KEPT, Damaged, Entry, Log, Writer, kept
 
 
@@ -51,6 +51,8 @@ class Row:
     """Why it is void or damaged."""
     explained: bool = True
     """False: void, and no way is known by which our own writers could have written it."""
+    step: int | None = None
+    """Step of the state that a RESUME goes on from, or that a COMMIT holds; None if that is not known."""
 
     @property
     def size(self) -> int:
@@ -105,10 +107,20 @@ def understand(log: Log, keys: Iterable[str], *, settled: int | None = None, kee
             known[writer] = entry.slot
         data = _data(entry, present, entry.slot in safe, entry.slot >= settled) if isinstance(entry, Commit) else Data.NONE
         if effective:
-            rows.append(Row(entry.slot, entry, _standing(entry, log.head, lineage), data))
+            rows.append(Row(entry.slot, entry, _standing(entry, log.head, lineage), data, step=_step(entry, log)))
         else:
             explained = isinstance(entry, Claim) or writer in known or damaged
-            rows.append(Row(entry.slot, entry, Standing.VOID, data, _why_void(entry, attempts[-1] if attempts else None), explained))
+            rows.append(
+                Row(
+                    entry.slot,
+                    entry,
+                    Standing.VOID,
+                    data,
+                    _why_void(entry, attempts[-1] if attempts else None),
+                    explained,
+                    _step(entry, log),
+                )
+            )
     return History(log, tuple(rows), tuple(attempts))
 
 
@@ -120,6 +132,14 @@ def kept_steps(history: History) -> Mapping[int, Commit]:
         if commit.slot in whole:
             found.setdefault(commit.step, commit)
     return dict(sorted(found.items()))
+
+
+def _step(entry: Entry, log: Log) -> int | None:
+    if isinstance(entry, Commit):
+        return entry.step
+    if isinstance(entry, Resume):
+        return 0 if entry.parent is None else log.commit(entry.parent).step if entry.parent in log.parents else None
+    return None
 
 
 def _standing(entry: Entry, head: int | None, lineage: set[int]) -> Standing:

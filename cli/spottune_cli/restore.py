@@ -98,7 +98,7 @@ def write(folder: Path, wanted: Mapping[str, bytes]) -> None:
             raise
     except OSError as error:
         raise Refusal(
-            Exit.USAGE, f"{folder} cannot be written: {error.strerror or error}; free space, or give another folder with -o"
+            Exit.USAGE, f"{folder} cannot be written: {error.strerror or error}; make room for it, or give another folder with -o"
         ) from None
     finally:
         for rest in (new, old):

@@ -42,11 +42,13 @@ def size(count: float) -> str:
 
 
 def seconds(value: float | None) -> str:
-    """`0.42 s`, `3.1 s`, `72 s`, `12 min`; empty for None."""
+    """`4 ms`, `0.42 s`, `3.1 s`, `72 s`, `12 min`; empty for None."""
     if value is None:
         return ""
     if value >= 600:
         return f"{value / 60:.0f} min"
+    if value < 0.1:
+        return f"{value * 1000:.0f} ms"
     return f"{value:.2f} s" if value < 1 else f"{value:.1f} s" if value < 10 else f"{value:.0f} s"
 
 
@@ -76,14 +78,14 @@ def timeline(history: History, *, where: str, width: int, limit: int | None, zon
     indent = " " * (widths[0] + len(GAP))
     day = owner = None
     for row, line in zip(rows, cells, strict=True):
-        current = _owner(history.attempts, row.slot)
-        if current is not owner and current is not None:
-            owner = current
-            lines.extend(_heading(current))
         at = None if isinstance(row.entry, Damaged) else moment(row.entry.written_at, zone)
         if at is not None and at.date() != day:
             day = at.date()
-            lines.append(Text(f"{indent}{at:%A} {at.day} {at:%B %Y}", "dim italic"))
+            lines.append(Text(f"{indent}{at:%A} {at.day} {at:%B %Y}", "italic"))
+        current = _owner(history.attempts, row.slot)
+        if current is not owner and current is not None:
+            lines.extend(_heading(current, owner, width))
+            owner = current
         lines.append(_styled(_line(columns, widths, line), row))
         lines.extend(Text(f"{indent}  {note}", style) for note, style in _notes(row))
     return lines
@@ -127,14 +129,17 @@ def _owner(attempts: Sequence[Attempt], slot: int) -> Attempt | None:
     return next((attempt for attempt in reversed(attempts) if attempt.slot <= slot), None)
 
 
-def _heading(attempt: Attempt) -> list[Text]:
-    claim = attempt.claim
+def _heading(attempt: Attempt, before: Attempt | None, width: int) -> list[Text]:
+    """Who writes from here on; the compute class only if it is another one than before."""
+    claim, writer = attempt.claim, attempt.writer.token
     head = Text(f"attempt {attempt.writer.epoch}", "bold cyan")
     if claim is None:
-        return [head.append(f"  writer {attempt.writer.token} (its claim is in a damaged slot)", "cyan")]
-    facts = [f"on {claim.node}" if claim.node else "", f"pod {claim.pod_uid}" if claim.pod_uid else "", f"writer {attempt.writer.token}"]
-    head.append("".join(f"{GAP}{fact}" for fact in facts if fact), "cyan")
-    return [head, Text(f"           {claim.compute_class}", "dim")] if claim.compute_class else [head]
+        return [head.append(f"{GAP}writer {writer} (its claim is in a damaged slot)", "not bold")]
+    pod = claim.pod_uid if width >= WIDE else claim.pod_uid[:8]
+    facts = [f"on {claim.node}" if claim.node else "", f"pod {pod}" if pod else "", f"writer {writer if width >= WIDE else writer[:8]}"]
+    head.append("".join(f"{GAP}{fact}" for fact in facts if fact), "not bold")
+    known = before.claim.compute_class if before is not None and before.claim is not None else ""
+    return [head, Text(f"{' ' * 11}{claim.compute_class}", "dim")] if claim.compute_class not in ("", known) else [head]
 
 
 def _line(columns: Sequence[Column], widths: Sequence[int], cells: Sequence[str], style: str = "") -> Text:
@@ -206,7 +211,7 @@ COLUMNS = (
     Column("slot", lambda row, _: str(row.slot), always=True),
     Column("time", _when, right=False),
     Column("record", _record, right=False, always=True),
-    Column("step", _of_commit(lambda commit: f"{commit.step:,}"), always=True),
+    Column("step", lambda row, _: "" if row.step is None else f"{row.step:,}", always=True),
     Column("samples", _of_commit(lambda commit: f"{commit.samples_seen:,}"), wide=True),
     Column("loss", _of_commit(lambda commit: _number(commit.loss))),
     Column("eval loss", _of_commit(lambda commit: _number(commit.eval_loss))),
