@@ -19,12 +19,12 @@ from spottune_trainer.checkpoint.errors import LogNotUnderstood, StorageDenied, 
 from spottune_trainer.checkpoint.lineage import Log, fold
 from spottune_trainer.checkpoint.reading import Records, check_file, part_of, read_records
 from spottune_trainer.checkpoint.store import Denied, Listed, Store, Unavailable
-from spottune_trainer.checkpoint.transfer import Files, Steps, list_keys, load_files
+from spottune_trainer.checkpoint.transfer import LOOKS, Files, Steps, list_keys, load_files
 
 T = TypeVar("T")
 
 REACH_SECONDS = 8.0
-"""A store that gave no answer after this long is said not to answer; a request under way may take 20 s more."""
+"""A store that gave no answer to three requests, or after this long, is said not to answer; one request may take 20 s."""
 PATIENCE = Patience(unavailable=900.0, denied=0.0)
 """For thousands of records, or one object of 64 MiB on a slow line."""
 SHOW_AFTER_SECONDS = 2.0
@@ -103,9 +103,11 @@ class Bucket:
     def _reach(self) -> None:
         """The first request. Nobody wants to wait for a mistyped endpoint as long as for a store that is busy."""
         until = time.monotonic() + REACH_SECONDS
+        looks = 1
         while isinstance(result := self._store.list("probe/", ""), Unavailable):
-            if time.monotonic() >= until:
+            if looks == LOOKS or time.monotonic() >= until:
                 raise self._silent(result.detail)
+            looks += 1
             time.sleep(0.5)
         if isinstance(result, Denied):
             raise Refusal(Exit.UNREACHABLE, f"{self._store.name}: {result.message}")
