@@ -68,7 +68,7 @@ def of_job(job: Mapping[str, Any]) -> Place:
             f"the status of job {name!r} (phase {status.get('phase', 'Pending')}) does not tell yet where its log is: wait for its first attempt, "
             f"or give the place itself: {storage}/<clusterName of the chart>/{namespace}/{uid}",
         )
-    return Place(S3Location.parse(location), checkpoint.get("endpoint"), checkpoint.get("region", FALLBACK_REGION), _keep_last(checkpoint))
+    return Place(of_uri(location).location, checkpoint.get("endpoint"), checkpoint.get("region", FALLBACK_REGION), _keep_last(checkpoint))
 
 
 def open_place(place: Place, access: Access, environ: Mapping[str, str] = os.environ) -> S3Store:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from bisect import bisect_right
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from datetime import datetime, tzinfo
@@ -126,7 +127,8 @@ def _many(number: int, word: str) -> str:
 
 
 def _owner(attempts: Sequence[Attempt], slot: int) -> Attempt | None:
-    return next((attempt for attempt in reversed(attempts) if attempt.slot <= slot), None)
+    place = bisect_right(attempts, slot, key=lambda attempt: attempt.slot)
+    return attempts[place - 1] if place else None
 
 
 def _heading(attempt: Attempt, before: Attempt | None, width: int) -> list[Text]:

@@ -5,10 +5,12 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
+from botocore.exceptions import ClientError
 
 from spottune_cli.errors import Refusal
 from spottune_cli.place import Access, Place, is_uri, of_job, of_uri, open_place
 from spottune_contract.layout import S3Location
+from spottune_trainer.checkpoint.s3 import refused
 from spottune_trainer.checkpoint.store import Denied
 
 LOCATION = S3Location("bucket", "team/eu-1/demo/uid-1")
@@ -88,6 +90,14 @@ def test_without_credentials_the_reader_is_told_how_to_get_some(monkeypatch: pyt
     answer = open_place(Place(LOCATION, "http://127.0.0.1:1"), Access()).list("", "")
     assert isinstance(answer, Denied)
     assert answer.message.startswith("no credentials were found: log in (`aws sso login`")
+
+
+def test_a_bucket_in_another_region_is_answered_with_the_option_to_give() -> None:
+    store = open_place(Place(LOCATION, "http://127.0.0.1:1"), Access(region="eu-west-1"))
+    answer = ClientError({"Error": {"Code": "PermanentRedirect"}, "ResponseMetadata": {"HTTPStatusCode": 301}}, "ListObjectsV2")  # type: ignore[typeddict-item]
+    meant = refused(answer, "s3:ListBucket", LOCATION.bucket, "team/log/", store._connection)
+    assert isinstance(meant, Denied)
+    assert meant.message == "bucket 'bucket' is not in region eu-west-1: give --region"
 
 
 @pytest.mark.parametrize("call", ["put", "delete"])
