@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -17,9 +18,9 @@ from spottune_contract.records import Commit, DataFile
 from spottune_trainer.checkpoint.drive import Driver, Patience
 from spottune_trainer.checkpoint.errors import LogNotUnderstood, StorageDenied, StorageUnavailable
 from spottune_trainer.checkpoint.lineage import Log, fold
-from spottune_trainer.checkpoint.reading import Records, check_file, part_of, read_records
+from spottune_trainer.checkpoint.reading import Records, part_of, read_records
 from spottune_trainer.checkpoint.store import Denied, Listed, Store, Unavailable
-from spottune_trainer.checkpoint.transfer import LOOKS, Files, Steps, list_keys, load_files
+from spottune_trainer.checkpoint.transfer import LOOKS, Files, Steps, intact, list_keys, load_files
 
 T = TypeVar("T")
 
@@ -117,10 +118,23 @@ class Bucket:
 
     def _check(self, commit: Commit, seen: Callable[[int], None]) -> tuple[str, str] | None:
         for name, digest in commit.digests.items():
-            parts: list[DataFile] = [file for file in commit.files if file.name == name]
-            fault = self._run(check_file(parts, digest, seen))
+            fault = self._check_file([file for file in commit.files if file.name == name], digest, seen)
             if fault is not None:
                 return fault
+        return None
+
+    def _check_file(self, parts: Sequence[DataFile], digest: str, seen: Callable[[int], None]) -> tuple[str, str] | None:
+        """One object after the other, each let go before the next is asked for: a state may be larger than this machine's memory."""
+        whole = hashlib.sha256()
+        for part in parts:
+            body = self._run(intact(part))
+            if isinstance(body, str):
+                return part.key, body.removeprefix(part.key).lstrip(": ")
+            whole.update(body)
+            seen(len(body))
+            del body
+        if whole.hexdigest() != digest:
+            return parts[0].key, "SHA-256 of the whole file differs from the record's digest"
         return None
 
     def _nothing_here(self) -> str:

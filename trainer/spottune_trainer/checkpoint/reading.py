@@ -5,17 +5,16 @@ A writer refuses a log that is not whole; a reader takes what is there and says 
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from spottune_contract.layout import slot_key
-from spottune_contract.records import MAX_RECORD_BYTES, Commit, DataFile, ForeignRecord, UnreadableRecord, decode
+from spottune_contract.records import MAX_RECORD_BYTES, Commit, ForeignRecord, UnreadableRecord, decode
 from spottune_trainer.checkpoint.errors import LogNotUnderstood
 from spottune_trainer.checkpoint.lineage import Damaged, Entry, listed_slots
 from spottune_trainer.checkpoint.protocol import READ_AHEAD
 from spottune_trainer.checkpoint.store import Backoff, Get, GetResult, NotFound, Together, Unavailable
-from spottune_trainer.checkpoint.transfer import LOOKS, Steps, fetch, intact, list_keys
+from spottune_trainer.checkpoint.transfer import LOOKS, Steps, fetch, list_keys
 
 
 @dataclass(frozen=True)
@@ -47,23 +46,6 @@ def read_records(known: Sequence[Entry] = (), seen: Callable[[int, int], None] =
                 return Records(tuple(entries), tuple(s for s in listed if s > slot))
             entries.append(entry)
         seen(len(entries), max(end, len(entries)))
-
-
-def check_file(parts: Sequence[DataFile], digest: str, seen: Callable[[int], None] = lambda size: None) -> Steps[tuple[str, str] | None]:
-    """Download one logical file part by part, never holding more than one, and compare sizes and hashes with what the COMMIT says.
-
-    None if all is right, else the key and what is wrong with it. `seen` hears the bytes of every part.
-    """
-    whole = hashlib.sha256()
-    for part in parts:
-        body = yield from intact(part)
-        if isinstance(body, str):
-            return part.key, body.removeprefix(part.key).lstrip(": ")
-        whole.update(body)
-        seen(len(body))
-    if whole.hexdigest() != digest:
-        return parts[0].key, "SHA-256 of the whole file differs from the record's digest"
-    return None
 
 
 def part_of(commit: Commit, names: Sequence[str]) -> Commit:

@@ -235,8 +235,8 @@ class S3Store:
         try:
             response = self._connection.client().get_object(Bucket=self._location.bucket, Key=self._location.key(key))
             with contextlib.closing(response["Body"]) as stream:
-                # One byte more than allowed shows that there is more.
-                body = stream.read(limit + 1)
+                # One byte more than allowed shows that there is more. A whole body is read into one piece of memory, a bounded one by way of a buffer.
+                body = stream.read() if response["ContentLength"] <= limit else stream.read(limit + 1)
             if len(body) < min(response["ContentLength"], limit + 1):
                 return Unavailable("the answer was cut short")
             return Found(body)
@@ -306,7 +306,9 @@ def refused(error: ClientError, action: str, bucket: str, key: str, connection: 
             permanent=True,
         )
     if code in _WRONG_REGION:
-        return Denied("WrongRegion", f"bucket {bucket!r} is not in region {connection.region}: {connection.remedies.region}", permanent=True)
+        return Denied(
+            "WrongRegion", f"bucket {bucket!r} is not in region {connection.region}: {connection.remedies.region}", permanent=True
+        )
     if code == "RequestTimeTooSkewed":
         return Denied("ClockSkewed", "the store says that this machine's clock is wrong: correct the node's time service")
     if code in _PASSING or code in _CONFLICT or status >= 500 or status in (408, 409, 429):
