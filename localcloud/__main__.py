@@ -166,6 +166,8 @@ def _status(arguments: argparse.Namespace) -> int:
 
 def _env(arguments: argparse.Namespace) -> int:
     home: Home = arguments.home
+    if not home.kubeconfig.exists() or process.find(home, "kube-apiserver") is None:
+        raise RuntimeError(f"the cluster of {home.root} is not up: run `make up` (or `.venv/bin/python -m localcloud up`) first")
     store = ObjectStore.of_cluster(home)
     programs = ":".join(str(assets.binary(name).parent) for name in ("kubectl", "helm"))
     values = {

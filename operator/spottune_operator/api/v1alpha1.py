@@ -190,6 +190,8 @@ class LogStatus(StatusModel):
     """Highest slot that any attempt reported; -1 for none."""
     max_epoch: Count = 0
     """Highest epoch that any attempt reported."""
+    location: Annotated[str, Field(max_length=1280)] = ""
+    """Where it is: `s3://BUCKET/PREFIX/<cluster>/<namespace>/<uid>`. `spottune log` reads it."""
 
 
 class AttemptStatus(StatusModel):

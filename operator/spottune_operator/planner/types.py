@@ -20,8 +20,10 @@ from spottune_operator.api.v1alpha1 import FineTuneJobSpec, FineTuneJobStatus, P
 
 @dataclass(frozen=True)
 class Settings:
-    """Times of the operator, in seconds; set once for the whole operator."""
+    """What decisions know of the installation. Times are in seconds; set once for the whole operator."""
 
+    cluster: str = ""
+    """Name of this cluster: part of every job's storage prefix, as in `TrainerDefaults`."""
     unreachable_grace: float = 60.0
     """A node may be not ready, or a deleted pod be there after its deadline, for so long before the next attempt waits for it no more."""
     unschedulable_after: float = 90.0

@@ -21,6 +21,18 @@ def test_looking_at_and_taking_down_what_is_not_there_makes_nothing(tmp_path: Pa
     assert "python -m localcloud up" in capsys.readouterr().out
 
 
+def test_without_a_cluster_env_says_that_it_is_not_up_and_prints_nothing_to_evaluate(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    home = tmp_path / "home"
+    assert main(["--home", str(home), "env"]) == 1
+    said = capsys.readouterr()
+    assert said.out == ""
+    assert f"the cluster of {home} is not up" in said.err
+    assert "make up" in said.err
+    assert not home.exists()
+
+
 def test_the_status_of_a_home_that_is_down_writes_no_file(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     (tmp_path / "run").mkdir()
     assert main(["--home", str(tmp_path), "status"]) == 3

@@ -15,7 +15,7 @@ from spottune_operator.api.reasons import ConditionType, Phase, Reason
 from spottune_operator.api.v1alpha1 import STATUS_LIMIT, AttemptStatus, FineTuneJobStatus, PoolStatus
 from spottune_operator.planner.plan import plan
 from spottune_operator.planner.rules import RULES
-from spottune_operator.planner.statuses import condition, current_attempt, size
+from spottune_operator.planner.statuses import change, condition, current_attempt, size
 from spottune_operator.planner.types import (
     AskCheckpoint,
     CreatePod,
@@ -27,6 +27,7 @@ from spottune_operator.planner.types import (
     ObstacleKind,
     Plan,
     PodState,
+    Settings,
 )
 from tests.fixtures.observations import EPOCH, NOW, POOL, ended, log, observed, pod, progress, resting, spec, status
 
@@ -228,6 +229,16 @@ def test_a_stale_epoch_is_jumped_over_at_once_and_costs_nothing() -> None:
     assert answer.status.attempt == 9
     assert isinstance(answer.action, CreatePod)
     assert answer.action.min_slot == 51
+
+
+def test_the_status_tells_where_the_log_is_from_the_first_attempt_on() -> None:
+    settings = Settings(cluster="eu-1")
+    begun = plan(observed(status=resting(), settings=settings)).status
+    place = "s3://checkpoints/team/eu-1/demo/job-uid"
+    assert begun.log.location == place
+    running = change(status(), log=begun.log)
+    heard = plan(observed(pod(progress=progress(log=log(head=9, commit_epoch=EPOCH))), status=running, settings=settings)).status
+    assert (heard.log.head_slot, heard.log.location) == (9, place)
 
 
 def test_later_attempts_get_what_the_first_one_ran_on() -> None:

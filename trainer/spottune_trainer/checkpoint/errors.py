@@ -71,6 +71,11 @@ class StorageUnavailable(CheckpointError):
     exit_code = ExitCode.TRANSIENT
     reason = "StorageUnavailable"
 
+    def __init__(self, message: str, *, reason: str | None = None, last: str = "") -> None:
+        super().__init__(message, reason=reason)
+        self.last = last
+        """What the store, or the network, last said."""
+
 
 class LogBlocked(CheckpointError):
     """A record in our way cannot be read and may be a newer CLAIM: this process must not go on, a new attempt can."""

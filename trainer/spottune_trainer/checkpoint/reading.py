@@ -45,7 +45,7 @@ def read_older(log: Log) -> Steps[Log]:
     while len(older) < log.base:
         results = yield from _get_slots(len(older), min(log.base, len(older) + READ_AHEAD))
         for slot, found in enumerate((yield from _look_at(results)), len(older)):
-            entry = found or (yield from _look_again(slot))
+            entry = found or (yield from look_again(slot))
             if entry is None:
                 raise _incomplete(f"slot {slot} is missing but slot {log.base} exists: records were deleted")
             older.append(entry)
@@ -64,7 +64,7 @@ def look(slot: int, first: GetResult | None = None) -> Steps[Entry | None]:
         except ForeignRecord as error:
             raise LogNotUnderstood(f"{error}: a newer release of SpotTune wrote it; use a trainer image of that release") from None
         except UnreadableRecord as error:
-            why = str(error)
+            why = str(error).removeprefix(f"slot {slot}: ")
     return Damaged(slot, why)
 
 
@@ -77,7 +77,7 @@ def _read_on(log: Log, hint: int) -> Steps[None]:
             ahead = yield from _get_slots(slot, min(hint + 1, slot + READ_AHEAD))
         found = yield from look(slot, ahead.pop(slot, None))
         if found is None and slot <= hint:
-            found = yield from _look_again(slot)
+            found = yield from look_again(slot)
         if found is None:
             return
         log.add(found)
@@ -125,7 +125,7 @@ def _look_at(results: Mapping[int, GetResult]) -> Steps[list[Entry | None]]:
     return entries
 
 
-def _look_again(slot: int) -> Steps[Entry | None]:
+def look_again(slot: int) -> Steps[Entry | None]:
     """A slot that should be there is missing: ask again before saying so."""
     for attempt in range(LOOKS - 1):
         yield Backoff(attempt, Unavailable(f"{slot_key(slot)} should exist and was not found"))

@@ -6,6 +6,7 @@ import contextlib
 import io
 import os
 import threading
+from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any, cast
 
@@ -45,7 +46,8 @@ if TYPE_CHECKING:
     from mypy_boto3_s3 import S3Client
 
 CONNECT_SECONDS, READ_SECONDS = 5, 20
-ALLOWED_CALLS = frozenset({"PutObject", "GetObject", "HeadObject", "ListObjectsV2", "DeleteObject"})
+READING_CALLS = frozenset({"GetObject", "HeadObject", "ListObjectsV2"})
+ALLOWED_CALLS = READING_CALLS | {"PutObject", "DeleteObject"}
 
 _WRONG_REGION = frozenset({"PermanentRedirect", "AuthorizationHeaderMalformed", "IllegalLocationConstraintException", "301"})
 _PASSING = frozenset({"RequestTimeout", "SlowDown", "TooManyRequests", "Throttling", "ThrottlingException", "RequestLimitExceeded", "429"})
@@ -90,17 +92,42 @@ def as_file(body: Body) -> IO[bytes]:
     return cast(IO[bytes], _View(body))
 
 
+@dataclass(frozen=True)
+class Remedies:
+    """What to do about a refusal depends on who asks: the second half of a message."""
+
+    rights: str = "grant it to the trainer's role, or correct the credentials secret"
+    region: str = "set checkpoint.region"
+    missing: str = "give the pod's service account a role, or set checkpoint.credentialsSecret"
+    unavailable: str = "the pod's role gave no credentials: check EKS Pod Identity or the role annotation of its service account"
+    unreadable: str = "of the credentials secret cannot be read: it needs the keys accessKeyId and secretAccessKey"
+
+
+TRAINERS = Remedies()
+
+
 class S3Connection:
     """A client that follows rotated credentials and is replaced on demand. Safe to use from several threads.
 
     `strict`: only the calls of the checkpoint protocol, so that no change elsewhere can make it overwrite anything.
+    `read_only`: nothing but reading calls leave it.
     """
 
-    def __init__(self, *, endpoint: str | None, region: str, credentials_dir: str = "", strict: bool = True) -> None:
+    def __init__(
+        self,
+        *,
+        endpoint: str | None,
+        region: str,
+        credentials_dir: str = "",
+        strict: bool = True,
+        read_only: bool = False,
+        remedies: Remedies = TRAINERS,
+    ) -> None:
         self.endpoint = endpoint
         self.region = region
+        self.remedies = remedies
         self._credentials_dir = credentials_dir
-        self._strict = strict
+        self._guard = _only_reading_calls if read_only else _only_protocol_calls if strict else _only_allowed_calls
         self._lock = threading.Lock()
         self._session: boto3.session.Session | None = None
         self._client: S3Client | None = None
@@ -155,12 +182,16 @@ class S3Connection:
                 response_checksum_validation="when_required",
             ),
         )
-        client.meta.events.register("before-call.s3", _only_protocol_calls if self._strict else _only_allowed_calls)
+        client.meta.events.register("before-call.s3", self._guard)
         return client
 
 
 def _only_allowed_calls(model: Any, **_: object) -> None:
     assert model.name in ALLOWED_CALLS, f"{model.name} is not a call that the trainer may make"
+
+
+def _only_reading_calls(model: Any, **_: object) -> None:
+    assert model.name in READING_CALLS, f"{model.name} is not a reading call"
 
 
 def _only_protocol_calls(model: Any, params: dict[str, Any], **_: object) -> None:
@@ -204,8 +235,8 @@ class S3Store:
         try:
             response = self._connection.client().get_object(Bucket=self._location.bucket, Key=self._location.key(key))
             with contextlib.closing(response["Body"]) as stream:
-                # One byte more than allowed shows that there is more.
-                body = stream.read(limit + 1)
+                # One byte more than allowed shows that there is more. A whole body is read into one piece of memory, a bounded one by way of a buffer.
+                body = stream.read() if response["ContentLength"] <= limit else stream.read(limit + 1)
             if len(body) < min(response["ContentLength"], limit + 1):
                 return Unavailable("the answer was cut short")
             return Found(body)
@@ -261,7 +292,7 @@ class S3Store:
         return refused(error, action, self._location.bucket, self._location.key(key), self._connection)
 
     def _lost(self, error: Exception) -> Denied | Unavailable:
-        return lost(error)
+        return lost(error, self._connection.remedies)
 
 
 def refused(error: ClientError, action: str, bucket: str, key: str, connection: S3Connection) -> Denied | Unavailable:
@@ -275,34 +306,27 @@ def refused(error: ClientError, action: str, bucket: str, key: str, connection: 
             permanent=True,
         )
     if code in _WRONG_REGION:
-        return Denied("WrongRegion", f"bucket {bucket!r} is not in region {connection.region}: set checkpoint.region", permanent=True)
+        return Denied(
+            "WrongRegion", f"bucket {bucket!r} is not in region {connection.region}: {connection.remedies.region}", permanent=True
+        )
     if code == "RequestTimeTooSkewed":
         return Denied("ClockSkewed", "the store says that this machine's clock is wrong: correct the node's time service")
     if code in _PASSING or code in _CONFLICT or status >= 500 or status in (408, 409, 429):
         return Unavailable(f"{code} ({status})")
     return Denied(
         "AccessDenied" if status in (401, 403) else "StorageDenied",
-        f"{action} on s3://{bucket}/{where}* was refused with {code} ({status}): "
-        "grant it to the trainer's role, or correct the credentials secret",
+        f"{action} on s3://{bucket}/{where}* was refused with {code} ({status}): {connection.remedies.rights}",
     )
 
 
-def lost(error: Exception) -> Denied | Unavailable:
+def lost(error: Exception, remedies: Remedies = TRAINERS) -> Denied | Unavailable:
     """What a failed connection or missing credentials mean. The text is the error's type only: its message may hold a signed URL."""
     if isinstance(error, NoCredentialsError | PartialCredentialsError):
-        return Denied(
-            "CredentialsMissing", "no credentials were found: give the pod's service account a role, or set checkpoint.credentialsSecret"
-        )
+        return Denied("CredentialsMissing", f"no credentials were found: {remedies.missing}")
     if isinstance(error, CredentialRetrievalError):
-        return Denied(
-            "CredentialsUnavailable",
-            "the pod's role gave no credentials: check EKS Pod Identity or the role annotation of its service account",
-        )
+        return Denied("CredentialsUnavailable", remedies.unavailable)
     if isinstance(error, FileNotFoundError | PermissionError):
-        return Denied(
-            "CredentialsMissing",
-            f"{Path(str(error.filename)).name} of the credentials secret cannot be read: it needs the keys accessKeyId and secretAccessKey",
-        )
+        return Denied("CredentialsMissing", f"{Path(str(error.filename)).name} {remedies.unreadable}")
     return Unavailable(type(error).__name__)
 
 
@@ -317,3 +341,10 @@ def _status(error: ClientError) -> int:
 def open_store(location: S3Location, *, endpoint: str | None, region: str, credentials_dir: str = "") -> S3Store:
     """The store of one job's root. Nothing is asked of it yet; `endpoint` None means AWS."""
     return S3Store(location, S3Connection(endpoint=endpoint, region=region, credentials_dir=credentials_dir))
+
+
+def open_reader(location: S3Location, *, endpoint: str | None, region: str, credentials_dir: str = "", remedies: Remedies) -> S3Store:
+    """As `open_store`, for people who only look: nothing but GET, HEAD and LIST can leave it."""
+    return S3Store(
+        location, S3Connection(endpoint=endpoint, region=region, credentials_dir=credentials_dir, read_only=True, remedies=remedies)
+    )

@@ -136,15 +136,15 @@ def _load_parts(files: Sequence[DataFile]) -> Steps[list[bytes] | str]:
     results: list[GetResult] = yield Together(tuple(Get(file.key, file.size) for file in files))
     bodies = []
     for file, result in zip(files, results, strict=True):
-        body = yield from _intact(file, result)
+        body = yield from intact(file, result)
         if isinstance(body, str):
             return body
         bodies.append(body)
     return bodies
 
 
-def _intact(file: DataFile, first: GetResult) -> Steps[bytes | str]:
-    """Content of one data object, or what is wrong with it."""
+def intact(file: DataFile, first: GetResult | None = None) -> Steps[bytes | str]:
+    """Content of one data object, or what is wrong with it. `first` is an answer that is there already."""
     why = ""
     for look in range(LOOKS):
         found = yield from fetch(file.key, file.size, fresh=look > 0, first=first if look == 0 else None)
