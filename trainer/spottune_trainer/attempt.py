@@ -116,10 +116,10 @@ class Attempt:
             sources = self._sources()
             imported()
             run = self._build(sources, own_class)
-        restored = self._restore(run)
+        resumed = self._restore(run)
         self.board.update(
-            exactness=compute.exactness(own_class, first_class, parent_slot=restored.commit.slot if restored else None),
-            resumed_from_step=restored.commit.step if restored else None,
+            exactness=compute.exactness(own_class, first_class, parent_slot=resumed.slot if resumed else None),
+            resumed_from_step=resumed.step if resumed else None,
         )
         with self.preemption.leaving_at_once():
             """A stop that came while restoring: nothing was done since."""
@@ -183,7 +183,8 @@ class Attempt:
         )
         return run
 
-    def _restore(self, run: Run) -> Restored | None:
+    def _restore(self, run: Run) -> Commit | None:
+        """Go on from the newest commit; None for none. Its files are let go of: a run would hold them to its end."""
         self.board.phase(TrainerPhase.RESTORING)
         started = time.monotonic()
         restored = self._commits.resume(lambda _commit, files: self._accept(run, files))
@@ -192,7 +193,7 @@ class Attempt:
                 self.board.warn(f"CommitRejected: slot {rejected.slot}: {rejected.why}")
             self._load(run, restored)
         self.log.info("restored", step=run.step, seconds=_since(started))
-        return restored
+        return restored.commit if restored else None
 
     def _accept(self, run: Run, files: Files) -> None:
         """Raises `Unacceptable` for a state that does not fit; other data or another model end the attempt instead."""

@@ -25,6 +25,7 @@ from spottune_trainer.history import History
 from spottune_trainer.method import Adapted
 from spottune_trainer.order import Order, sample_digest
 from spottune_trainer.schedule import Schedule
+from spottune_trainer.snapshot import Snapshots
 from spottune_trainer.tokens import IGNORED, Sample
 
 
@@ -92,11 +93,13 @@ class Run:
     """Finished optimizer steps."""
     generators: rng.Generators = field(init=False)
     """Of the last step boundary."""
+    snapshots: Snapshots = field(init=False)
 
     def __post_init__(self) -> None:
         self.optimizer = torch.optim.AdamW(
             list(self.adapted.parameters.values()), lr=0.0, betas=(0.9, 0.999), eps=1e-8, weight_decay=self.training.weight_decay
         )
+        self.snapshots = Snapshots(self.adapted.parameters)
         rng.seed_all(self.training.seed)
         self.generators = rng.capture()
 
@@ -117,16 +120,18 @@ class Run:
     def eval_loss(self) -> float | None:
         return self.history.eval_loss[-1] if self.history.eval_loss else None
 
-    def save(self) -> dict[str, bytes]:
-        """The state of the last finished step. Raises `NonFinite` if the adapter must not be saved."""
-        parameters = self.adapted.parameters
-        if not all(bool(torch.isfinite(p).all()) for p in parameters.values()):
+    def save(self) -> dict[str, bytes | memoryview]:
+        """The state of the last finished step, in memory that stays as it is while anybody holds a view of it.
+
+        Raises `NonFinite` if the adapter must not be saved.
+        """
+        taken = self.snapshots.take(self.optimizer)
+        if not taken.finite:
             raise NonFinite(self.step, "the adapter")
         return state.encode(
             identity=self.identity,
             cursor=state.Cursor(self.step, self.samples_seen),
-            parameters=parameters,
-            optimizer=self.optimizer,
+            taken=taken,
             history=self.history,
             generators=self.generators,
         )
