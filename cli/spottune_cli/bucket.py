@@ -17,8 +17,8 @@ from spottune_contract.layout import parse_data_key, slot_key
 from spottune_contract.records import Commit, DataFile
 from spottune_trainer.checkpoint.drive import Driver, Patience
 from spottune_trainer.checkpoint.errors import LogNotUnderstood, StorageDenied, StorageUnavailable
-from spottune_trainer.checkpoint.lineage import Log, fold
 from spottune_trainer.checkpoint.inspection import Records, part_of, read_records
+from spottune_trainer.checkpoint.lineage import Log, fold
 from spottune_trainer.checkpoint.store import Denied, Listed, Store, Unavailable
 from spottune_trainer.checkpoint.transfer import LOOKS, Files, Steps, intact, list_keys, load_files
 
@@ -95,7 +95,7 @@ class Bucket:
         try:
             return self._driver.run(steps, patience=PATIENCE)
         except LogNotUnderstood as error:
-            raise Refusal(Exit.USAGE, f"{self._store.name}: {error}: use the `spottune` of that release") from None
+            raise Refusal(Exit.USAGE, f"{self._store.name}: {error}") from None
         except StorageUnavailable as error:
             raise self._silent(error.last) from None
         except StorageDenied as error:

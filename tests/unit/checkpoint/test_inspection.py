@@ -11,8 +11,8 @@ from spottune_contract.layout import slot_key
 from spottune_contract.records import encode
 from spottune_trainer.checkpoint.drive import execute
 from spottune_trainer.checkpoint.errors import LogNotUnderstood
-from spottune_trainer.checkpoint.lineage import Damaged, Entry
 from spottune_trainer.checkpoint.inspection import Records, part_of, read_records
+from spottune_trainer.checkpoint.lineage import Damaged, Entry
 from spottune_trainer.checkpoint.store import Backoff, Store, Together
 from spottune_trainer.checkpoint.transfer import Steps
 from tests.simulation.memory_store import Faults, MemoryStore
