@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import hashlib
+import io
 import json
 from collections.abc import Callable
 
 import pytest
+from rich.console import Console
 
+from spottune_cli import bucket
 from spottune_cli.audit import CHECKS, Evidence, orphans, to_download, violations
 from spottune_cli.bucket import Bucket
 from spottune_cli.errors import Refusal
@@ -241,3 +244,14 @@ def test_nothing_is_written(store: QuietStore) -> None:
     puts, objects = list(store.puts), dict(store.objects)
     told(store)
     assert (store.puts, store.objects) == (puts, objects)
+
+
+@pytest.mark.parametrize(("terminal", "after", "shown"), [(True, 0.0, True), (True, 3600.0, False), (False, 0.0, False)])
+def test_a_bar_is_shown_on_a_terminal_once_it_takes_long(
+    store: QuietStore, monkeypatch: pytest.MonkeyPatch, terminal: bool, after: float, shown: bool
+) -> None:
+    monkeypatch.setattr(bucket, "SHOW_AFTER_SECONDS", after)
+    console = Console(file=io.StringIO(), force_terminal=terminal, width=100)
+    audit(Bucket(store, console), 3, everything=True, say=lambda line: None)
+    written = console.file.getvalue()  # type: ignore[attr-defined]
+    assert ("checking data" in written, "reading the log" in written) == (shown, shown)
