@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import math
 import time
 from collections.abc import Callable
@@ -49,6 +50,19 @@ FINAL_SECONDS = 600.0
 """For this long the FINAL commit is tried before the attempt gives up (the work is then done again from the last commit)."""
 
 
+_MORE_MEMORY = "not enough memory: lower microBatchSize or dataset.maxLength, or give the pod more"
+
+
+def out_of_memory(error: BaseException) -> bool:
+    """Python, torch on the CPU, torch on the GPU and the operating system each say it in their own way."""
+    return (
+        isinstance(error, MemoryError)
+        or type(error).__name__ == "OutOfMemoryError"
+        or (isinstance(error, OSError) and error.errno == errno.ENOMEM)
+        or (isinstance(error, RuntimeError) and "can't allocate memory" in str(error))
+    )
+
+
 @dataclass(frozen=True)
 class Outcome:
     code: ExitCode
@@ -75,9 +89,9 @@ class Attempt:
             return self._stopped_before_work()
         except (TrainerError, CheckpointError) as error:
             return Outcome(error.exit_code, error.reason, str(error))
-        except MemoryError as error:
-            return Outcome(ExitCode.TRANSIENT, "OutOfMemory", f"not enough memory: lower microBatchSize or dataset.maxLength ({error})")
         except Exception as error:  # the last resort: another attempt may fare better, and the budget bounds the tries
+            if out_of_memory(error):
+                return Outcome(ExitCode.TRANSIENT, "OutOfMemory", f"{_MORE_MEMORY} ({type(error).__name__}: {str(error)[:500]})")
             self.log.exception("unexpected error")
             return Outcome(ExitCode.TRANSIENT, "UnexpectedError", f"{type(error).__name__}: {str(error)[:1500]}")
 

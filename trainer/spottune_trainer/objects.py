@@ -5,6 +5,7 @@ The same client, credentials and error mapping as the checkpoint store; other ca
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import random
 import re
@@ -28,6 +29,7 @@ T = TypeVar("T")
 
 MAX_FILES = 10_000
 _CHUNK = 1 << 20
+_NO_ROOM = (errno.ENOSPC, errno.EDQUOT)
 _JITTER = random.Random()  # noqa: S311 - its own: the global generator belongs to the training
 _SAFE_NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9._=+ -]{0,254}")
 
@@ -62,8 +64,10 @@ class SourceUnusable(CheckpointError):
     reason = "SourceUnusable"
 
 
-class _Missing(Exception):
-    pass
+class ScratchFull(CheckpointError):
+    """The disk of this node has no room for a source. Another node may have."""
+
+    reason = "ScratchFull"
 
 
 def safe_relative(name: str) -> Path:
@@ -207,8 +211,8 @@ class Objects:
                     raise SourceMissing(f"{where} does not exist: upload it, or correct the URI") from None
                 problem = refused(error, action, where.bucket, where.prefix, self._connection)
             except (BotoCoreError, UrllibError, OSError) as error:
-                if isinstance(error, OSError) and error.errno == 28:
-                    raise SourceUnusable(
+                if isinstance(error, OSError) and error.errno in _NO_ROOM:
+                    raise ScratchFull(
                         f"the scratch volume is full while downloading {where}: give the pod more ephemeral storage"
                     ) from None
                 problem = lost(error)
