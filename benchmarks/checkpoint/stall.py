@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-import torch.distributed.checkpoint as dcp
+from torch.distributed.checkpoint.state_dict_saver import async_save
 
 from benchmarks.checkpoint.example import EXAMPLE, LARGE, Sink, claimed, make_run, model, pretend_steps, samples, spec
 from benchmarks.report import Figure, interval
@@ -80,7 +80,7 @@ def _dcp(run: Run, folder: Path) -> float:
         warnings.simplefilter("ignore")
         logging.getLogger("torch.distributed.checkpoint").setLevel(logging.ERROR)
         started = time.perf_counter()
-        future: Any = dcp.async_save(state, checkpoint_id=str(folder / "state"))
+        future: Any = async_save(state, checkpoint_id=str(folder / "state"))
         seconds = time.perf_counter() - started
         future.result()
     shutil.rmtree(folder / "state", ignore_errors=True)
