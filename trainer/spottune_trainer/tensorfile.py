@@ -95,8 +95,8 @@ def parse(data: bytes | memoryview) -> dict[str, torch.Tensor]:
     flat = _bytes(body)
     tensors, at = {}, 0
     for name, (dtype, shape, begin, end) in sorted(found.items(), key=lambda item: item[1][2:]):
-        if begin != at or end - begin != math.prod(shape) * dtype.itemsize:
-            raise ValueError(f"{name} is at {begin} to {end}, which fits neither its neighbours nor its shape")
+        if begin != at or end > len(body) or end - begin != math.prod(shape) * dtype.itemsize:
+            raise ValueError(f"{name} is at {begin} to {end}, which does not fit its neighbours, its shape or the file")
         piece = flat[begin:end]
         if piece.data_ptr() % dtype.itemsize or begin % dtype.itemsize:
             piece = piece.clone()

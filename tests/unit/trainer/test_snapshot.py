@@ -45,7 +45,7 @@ def step(parameters: Parameters, optimizer: torch.optim.Optimizer) -> None:
 def plainly(parameters: Parameters, optimizer: torch.optim.Optimizer) -> tuple[bytes, bytes]:
     """The same as safetensors makes it from the tensors themselves."""
     adapter = {name: p.detach().contiguous() for name, p in parameters.items()}
-    moments = {f"{name}/{key}": value for name, p in parameters.items() for key, value in optimizer.state.get(p, {}).items()}
+    moments = {f"{name}/{key}": value.contiguous() for name, p in parameters.items() for key, value in optimizer.state.get(p, {}).items()}
     return safetensors.torch.save(adapter), safetensors.torch.save(moments)
 
 

@@ -64,7 +64,7 @@ def test_the_state_at_step_0_has_no_moments_and_comes_back_too(make_run: MakeRun
 
 def edited(file: str, change: Callable[[dict[str, torch.Tensor]], None]) -> Callable[[dict[str, bytes]], dict[str, bytes]]:
     def apply(files: dict[str, bytes]) -> dict[str, bytes]:
-        tensors = safetensors.torch.load(files[file])
+        tensors = safetensors.torch.load(bytes(files[file]))
         change(tensors)
         return files | {file: safetensors.torch.save(tensors)}
 
