@@ -35,7 +35,7 @@ ENV = RunEnv(
     job_uid="uid-1",
     epoch=3,
     min_slot=12,
-    first_compute_class="cpu $(HOME) threads=2",
+    image_digest="$(HOME)@sha256:ab",
     run_spec=SPEC,
 )
 

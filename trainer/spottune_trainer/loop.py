@@ -7,6 +7,7 @@ kept from the step boundary.
 
 from __future__ import annotations
 
+import hashlib
 import math
 import time
 from collections.abc import Sequence
@@ -21,10 +22,12 @@ import torch.nn.functional as functional
 from spottune_contract.runspec import TrainingSpec
 from spottune_trainer import rng, state
 from spottune_trainer.checkpoint import Files
+from spottune_trainer.exactness import Makers
 from spottune_trainer.history import History
 from spottune_trainer.method import Adapted
 from spottune_trainer.order import Order, sample_digest
 from spottune_trainer.schedule import Schedule
+from spottune_trainer.state_files import TRAINER
 from spottune_trainer.tokens import IGNORED, Sample
 
 
@@ -86,12 +89,16 @@ class Run:
     stream_end: int | None
     """Samples of the whole run if it is given in epochs; None if it is given in steps."""
     device: torch.device
+    compute_class: str
+    """Of this process."""
     optimizer: torch.optim.Optimizer = field(init=False)
     history: History = field(default_factory=History)
     step: int = 0
     """Finished optimizer steps."""
     generators: rng.Generators = field(init=False)
     """Of the last step boundary."""
+    makers: Makers = field(init=False)
+    """What has computed the steps so far, this process included."""
 
     def __post_init__(self) -> None:
         self.optimizer = torch.optim.AdamW(
@@ -99,6 +106,7 @@ class Run:
         )
         rng.seed_all(self.training.seed)
         self.generators = rng.capture()
+        self.makers = Makers().joined_by(self.compute_class, self.step)
 
     @property
     def total_steps(self) -> int:
@@ -119,16 +127,19 @@ class Run:
 
     def save(self) -> dict[str, bytes]:
         """The state of the last finished step. Raises `NonFinite` if the adapter must not be saved."""
-        parameters = self.adapted.parameters
-        if not all(bool(torch.isfinite(p).all()) for p in parameters.values()):
+        if not all(bool(torch.isfinite(p).all()) for p in self.adapted.parameters.values()):
             raise NonFinite(self.step, "the adapter")
+        return self._encoded(self.generators)
+
+    def _encoded(self, generators: rng.Generators) -> dict[str, bytes]:
         return state.encode(
             identity=self.identity,
             cursor=state.Cursor(self.step, self.samples_seen),
-            parameters=parameters,
+            parameters=self.adapted.parameters,
             optimizer=self.optimizer,
             history=self.history,
-            generators=self.generators,
+            generators=generators,
+            makers=self.makers,
         )
 
     def check(self, files: Files) -> state.Decoded:
@@ -140,6 +151,17 @@ class Run:
         decoded = self.check(files)
         state.apply(decoded, self.adapted.parameters, self.optimizer)
         self.step, self.history, self.generators = decoded.cursor.step, decoded.history, decoded.generators
+        self.makers = decoded.makers.joined_by(self.compute_class, self.step)
+
+    def live_digests(self) -> dict[str, str]:
+        """SHA-256 of each file of the state as it is in memory now, generators included. Right after `load` they are the loaded ones'.
+
+        Without `trainer.json`: it describes the run, `check` compares it.
+        """
+        here = rng.capture()
+        # A state may have generators of GPUs that are not here, and lack those of GPUs that are.
+        files = self._encoded({name: here.get(name, saved) for name, saved in self.generators.items()})
+        return {name: hashlib.sha256(data).hexdigest() for name, data in files.items() if name != TRAINER}
 
     def evaluation_due(self) -> bool:
         """Before the first step (the base model), after every `evalSteps`, and at the end; once each."""

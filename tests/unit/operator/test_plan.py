@@ -226,11 +226,11 @@ def test_a_stale_epoch_is_jumped_over_at_once_and_costs_nothing() -> None:
     assert answer.action.min_slot == 51
 
 
-def test_later_attempts_get_what_the_first_one_ran_on() -> None:
-    recorded = resting(first_image_digest="repo@sha256:1", first_compute_class="cpu avx2 2 threads")
+def test_later_attempts_get_the_image_of_the_first_one() -> None:
+    recorded = resting(first_image_digest="repo@sha256:1")
     action = plan(observed(status=recorded)).action
     assert isinstance(action, CreatePod)
-    assert (action.image_digest, action.first_compute_class) == ("repo@sha256:1", "cpu avx2 2 threads")
+    assert action.image_digest == "repo@sha256:1"
 
 
 def test_a_pod_that_a_cache_does_not_show_is_not_believed_to_be_gone() -> None:

@@ -72,7 +72,7 @@ def make_run(tiny_model: Path) -> MakeRun:
     def make(**training: Any) -> Run:
         chosen = spec(tiny_model, **training)
         sources = locate(chosen.model, chosen.dataset, scratch=tiny_model, objects=lambda: pytest.fail("no store is needed"))
-        return build_run(chosen, sources, "cpu")[0]
+        return build_run(chosen, sources, f"accelerator=cpu; microBatch={chosen.training.micro_batch_size}")[0]
 
     return make
 
