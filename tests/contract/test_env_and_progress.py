@@ -156,7 +156,7 @@ def test_a_long_proof_keeps_its_verdict_in_the_termination_message_and_leaves_th
         digests={f"{n}.safetensors": f"{n}" * 64 for n in range(6)},
         changed=["microBatch 2 → 4"],
     )
-    said = Termination(contract=CONTRACT_VERSION, epoch=3, exit_code=10, reason="Yielded", message="m" * 900, log=log, exactness=proof)
+    said = Termination(contract=CONTRACT_VERSION, epoch=3, exit_code=10, reason="Yielded", message="m" * 1500, log=log, exactness=proof)
     read = Termination.parse(said.encode())
     assert read is not None
     assert read == said.model_copy(update={"exactness": proof.model_copy(update={"digests": {}})})
