@@ -40,8 +40,6 @@ class RunEnv(BaseModel):
     world_size: int = Field(default=1, ge=1)
     min_slot: int = Field(default=0, ge=0)
     """Slots that the log must have at least: one more than the highest the operator ever heard of."""
-    first_compute_class: str = ""
-    """Compute class of the first attempt, as the operator heard it; empty if not known."""
     image_digest: str = ""
     pod_uid: str = ""
     node: str = ""

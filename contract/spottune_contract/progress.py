@@ -55,11 +55,20 @@ class ExactnessView(_Message):
     """Proof for the condition `ResumeExact` of one resume."""
 
     exact: bool
+    """To the bit, the whole lineage: the state that was restored, and every step that led to it."""
     reason: str
-    """`FirstAttempt`, `StateVerified` or `ComputeClassChanged`."""
+    """`FirstAttempt`, `StateVerified`, `MicroBatchChanged`, `ComputeClassChanged` or `StateDiffers`."""
     message: str
+    """For people: what was compared, and what came out."""
     compute_class: str
+    """Of this attempt."""
     parent_slot: int | None = None
+    """Slot of the COMMIT that was restored; None if the run starts at step 0."""
+    parent_step: int | None = None
+    digests: dict[str, str] = Field(default_factory=dict)
+    """SHA-256 of each file of the restored state: as committed, as downloaded and, but for `trainer.json`, as encoded again from memory."""
+    changed: list[str] = Field(default_factory=list)
+    """What of the compute class is not the same in all steps of the lineage, for example `microBatch 2 → 4`."""
 
 
 class Progress(_Message):
@@ -117,8 +126,10 @@ class Termination(_Message):
     exactness: ExactnessView | None = None
 
     def encode(self) -> str:
-        """JSON of at most `TERMINATION_MESSAGE_LIMIT` bytes; the message is shortened if it must be."""
-        text = self.model_dump_json(exclude_defaults=False)
+        """JSON of at most `TERMINATION_MESSAGE_LIMIT` bytes; what the log says too goes first, then the message is shortened."""
+        text = self.model_dump_json()
+        if len(text.encode()) > TERMINATION_MESSAGE_LIMIT and self.exactness is not None and self.exactness.digests:
+            return self.model_copy(update={"exactness": self.exactness.model_copy(update={"digests": {}})}).encode()
         excess = len(text.encode()) - TERMINATION_MESSAGE_LIMIT
         if excess <= 0:
             return text

@@ -110,8 +110,12 @@ class MethodSpec(SpecModel):
     """Rank-stabilized scaling: alpha / sqrt(rank)."""
 
 
+CHANGEABLE = frozenset({"micro_batch_size"})
+"""Fields of `TrainingSpec` that may change in mid-job. All others decide what the run computes: another value would be another run."""
+
+
 class TrainingSpec(SpecModel):
-    """The optimization. All of it is immutable: another value would be another run."""
+    """The optimization. Only `microBatchSize` may be changed while the job runs: another value of anything else would be another run."""
 
     max_steps: Annotated[int, Field(ge=1, le=10_000_000)] | None = None
     """Optimizer steps in all. Give exactly one of `maxSteps` and `epochs`."""
@@ -120,7 +124,7 @@ class TrainingSpec(SpecModel):
     global_batch_size: Annotated[int, Field(ge=1, le=65536)] = 16
     """Samples per optimizer step; the same whatever machine runs it."""
     micro_batch_size: Annotated[int, Field(ge=1, le=4096)] = 1
-    """Samples per forward pass; must divide `globalBatchSize`."""
+    """Samples per forward pass; must divide `globalBatchSize`. May be changed in mid-job: the next attempt uses it, with the same samples in the same order, but not to the last bit of every loss (condition `ResumeExact`)."""
     learning_rate: Annotated[float, Field(gt=0, le=1)] = 2e-4
     """Peak learning rate."""
     scheduler: Literal["constant", "linear", "cosine"] = "cosine"
@@ -213,8 +217,8 @@ class RunSpec(SpecModel):
         return self
 
     def mathematics(self) -> dict[str, object]:
-        """The parts that decide the result: two runs with equal ones are the same computation."""
-        dump = self.model_dump(mode="json", by_alias=True)
+        """The parts that decide the result: two runs with equal ones are the same computation, up to the order of sums."""
+        dump = self.model_dump(mode="json", by_alias=True, exclude={"training": set(CHANGEABLE)})
         return {name: dump[name] for name in ("model", "dataset", "method", "training")}
 
     def spec_hash(self) -> str:

@@ -188,7 +188,6 @@ def _environment(observed: Observed, spec: FineTuneJobSpec, action: CreatePod, d
         epoch=action.epoch,
         rank=action.rank,
         min_slot=action.min_slot,
-        first_compute_class=action.first_compute_class,
         image_digest=action.image_digest,
         grace_seconds=observed.settings.pod_grace,
         credentials_dir=CREDENTIALS_DIR if spec.checkpoint.credentials_secret else "",

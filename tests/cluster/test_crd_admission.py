@@ -158,6 +158,9 @@ IMMUTABLE: dict[str, tuple[str, object]] = {
     "the method": ("spec.method.rank", 16),
     "the learning rate": ("spec.training.learningRate", 0.1),
     "the number of steps": ("spec.training.maxSteps", 61),
+    "the global batch": ("spec.training.globalBatchSize", 16),
+    "when it evaluates": ("spec.training.evalSteps", None),
+    "the seed": ("spec.training.seed", 1),
     "the storage": ("spec.checkpoint.storage", "s3://elsewhere/x"),
     "the output": ("spec.output.destination", "s3://elsewhere/x"),
     "that there is an output": ("spec.output", None),
@@ -176,12 +179,23 @@ def test_what_decides_the_result_cannot_be_changed(finetunejobs: Api, namespace:
     assert ".".join(path.split(".")[:2]) in message
 
 
+def test_a_limit_that_was_switched_off_cannot_be_switched_on_later(finetunejobs: Api, namespace: str) -> None:
+    manifest = job_manifest()
+    manifest["spec"]["training"]["maxGradNorm"] = None
+    job = create(finetunejobs, namespace, manifest)
+    put(job, "spec.training.maxGradNorm", 1.0)
+    with pytest.raises(client.ApiException) as caught:
+        finetunejobs.replace_namespaced_custom_object(GROUP, API_VERSION, namespace, PLURAL, "python-help", job)
+    assert "spec.training.maxGradNorm cannot be changed" in json.loads(caught.value.body)["message"]
+
+
 MUTABLE: dict[str, tuple[str, object]] = {
     "the pools": ("spec.capacity.zones", ["us-east-1c"]),
     "the limits": ("spec.limits.failures", 9),
     "suspension": ("spec.suspend", True),
     "the interval of commits": ("spec.checkpoint.interval", "1m"),
     "the image": ("spec.podOverrides", {"image": "other"}),
+    "the micro batch": ("spec.training.microBatchSize", 4),
 }
 
 
@@ -191,6 +205,14 @@ def test_what_does_not_decide_the_result_can_be_changed(finetunejobs: Api, names
     job = create(finetunejobs, namespace, job_manifest())
     put(job, path, value)
     finetunejobs.replace_namespaced_custom_object(GROUP, API_VERSION, namespace, PLURAL, "python-help", job)
+
+
+def test_a_micro_batch_that_does_not_divide_the_global_one_is_refused_in_mid_job_too(finetunejobs: Api, namespace: str) -> None:
+    job = create(finetunejobs, namespace, job_manifest())
+    put(job, "spec.training.microBatchSize", 3)
+    with pytest.raises(client.ApiException) as caught:
+        finetunejobs.replace_namespaced_custom_object(GROUP, API_VERSION, namespace, PLURAL, "python-help", job)
+    assert "must divide spec.training.globalBatchSize" in json.loads(caught.value.body)["message"]
 
 
 def test_the_attempt_number_never_decreases(finetunejobs: Api, namespace: str) -> None:

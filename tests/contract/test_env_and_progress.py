@@ -35,7 +35,7 @@ ENV = RunEnv(
     job_uid="uid-1",
     epoch=3,
     min_slot=12,
-    first_compute_class="cpu $(HOME) threads=2",
+    image_digest="$(HOME)@sha256:ab",
     run_spec=SPEC,
 )
 
@@ -143,6 +143,23 @@ def test_a_termination_message_always_fits_and_keeps_the_log(message: str, more:
     read = Termination.parse(text)
     assert read is not None
     assert (read.exit_code, read.reason, read.log) == (24, "StorageDenied", LOG)
+
+
+def test_a_long_proof_keeps_its_verdict_in_the_termination_message_and_leaves_the_digests_to_the_log() -> None:
+    log = LOG.model_copy(update={"last_commit": LAST.model_copy(update={"digests": {f"{n}.safetensors": f"{n}" * 64 for n in range(6)}})})
+    proof = ExactnessView(
+        exact=False,
+        reason="MicroBatchChanged",
+        message="m" * 900,
+        compute_class="c" * 330,
+        parent_slot=57,
+        digests={f"{n}.safetensors": f"{n}" * 64 for n in range(6)},
+        changed=["microBatch 2 → 4"],
+    )
+    said = Termination(contract=CONTRACT_VERSION, epoch=3, exit_code=10, reason="Yielded", message="m" * 1500, log=log, exactness=proof)
+    read = Termination.parse(said.encode())
+    assert read is not None
+    assert read == said.model_copy(update={"exactness": proof.model_copy(update={"digests": {}})})
 
 
 @pytest.mark.parametrize("text", [None, "", "Killed", "{}", "[1]", "{" * 1000, '{"contract": "1.0"}'])

@@ -18,7 +18,7 @@ from spottune_contract.layout import tail_key
 from spottune_contract.progress import TrainerPhase
 from spottune_contract.records import Commit
 from spottune_contract.runspec import seconds
-from spottune_trainer import compute
+from spottune_trainer import compute, exactness
 from spottune_trainer.board import Board
 from spottune_trainer.checkpoint import (
     CheckpointError,
@@ -32,7 +32,7 @@ from spottune_trainer.checkpoint import (
 )
 from spottune_trainer.checkpoint.drive import start_daemon
 from spottune_trainer.control import ControlServer, Routes
-from spottune_trainer.errors import BadConfig, BadData, Diverged, StorageUnusable, TrainerError
+from spottune_trainer.errors import BadConfig, BadData, Diverged, StorageUnusable, TrainerError, Transient
 from spottune_trainer.export import export_final
 from spottune_trainer.logs import Log, Tail
 from spottune_trainer.metrics import exposition
@@ -125,16 +125,15 @@ class Attempt:
         claimed = self._claim(own_class)
         if claimed.final is not None:
             return self._finish(self._commits.load(claimed.final), claimed.final, already=True)
-        first_class = claimed.first_claim.compute_class if claimed.first_claim else env.first_compute_class
         with self.preemption.leaving_at_once():
             sources = self._sources()
             imported()
             run = self._build(sources, own_class)
         resumed = self._restore(run)
-        self.board.update(
-            exactness=compute.exactness(own_class, first_class, parent_slot=resumed.slot if resumed else None),
-            resumed_from_step=resumed.step if resumed else None,
-        )
+        if resumed is None:
+            self.board.update(exactness=exactness.started(own_class))
+        else:
+            self.board.update(resumed_from_step=resumed.step)
         with self.preemption.leaving_at_once():
             """A stop that came while restoring: nothing was done since."""
         return self._train(run)
@@ -223,6 +222,20 @@ class Attempt:
         if run.step != restored.commit.step:
             raise NoReadableCheckpoint(f"slot {restored.commit.slot} says step {restored.commit.step}, its files say {run.step}")
         self.board.update(step=run.step, samples_seen=run.samples_seen, loss=run.loss, eval_loss=run.eval_loss)
+        self._prove(run, restored.commit)
+
+    def _prove(self, run: Run, commit: Commit) -> None:
+        """Say how exact this is, and go on only with what was committed: the live state is encoded anew and compared, not trusted."""
+        started = time.monotonic()
+        proof = exactness.Proof(commit.slot, commit.step, commit.digests, run.live_digests())
+        view = exactness.resumed(run.compute_class, run.makers, proof)
+        self.board.update(exactness=view)
+        self.log.info("verified", slot=commit.slot, exact=view.exact, reason=view.reason, seconds=_since(started))
+        if proof.differing:
+            raise Transient(
+                view.reason,
+                f"{view.message}; the next attempt restores it again. If it goes on: use the trainer image of the first attempt, or another machine",
+            )
 
     def _train(self, run: Run) -> Outcome:
         from spottune_trainer.loop import Ending, NonFinite, train

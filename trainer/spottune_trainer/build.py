@@ -49,6 +49,7 @@ def build_run(spec: RunSpec, sources: Sources, own_class: str) -> tuple[Run, lis
         eval_samples=evaluation.samples if evaluation else (),
         stream_end=end,
         device=device,
+        compute_class=own_class,
     )
     notes = []
     if samples.dropped:

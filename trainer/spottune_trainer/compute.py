@@ -13,7 +13,6 @@ from collections.abc import MutableMapping
 from pathlib import Path
 from typing import Any
 
-from spottune_contract.progress import ExactnessView
 from spottune_trainer.errors import Transient
 
 LIBRARIES = ("torch", "transformers", "peft", "safetensors", "numpy")
@@ -131,44 +130,3 @@ def configure(stated: str, threads: int) -> Any:
     torch.backends.cuda.enable_mem_efficient_sdp(False)
     torch.backends.cuda.enable_cudnn_sdp(False)
     return torch.device("cuda", 0)
-
-
-def exactness(own: str, first: str, *, parent_slot: int | None) -> ExactnessView:
-    """Is this resume bitwise exact? `first` is the compute class of the job's first attempt, empty if this is it."""
-    if not first:
-        return ExactnessView(
-            exact=True,
-            reason="FirstAttempt",
-            message="the first attempt defines the compute class",
-            compute_class=own,
-            parent_slot=parent_slot,
-        )
-    changed = differences(first, own)
-    if not changed:
-        message = "state digests verified, compute class unchanged"
-        return ExactnessView(exact=True, reason="StateVerified", message=message, compute_class=own, parent_slot=parent_slot)
-    message = f"state exact, but not bitwise: the compute class changed from the first attempt's: {changed}"
-    return ExactnessView(exact=False, reason="ComputeClassChanged", message=message, compute_class=own, parent_slot=parent_slot)
-
-
-def differences(first: str, own: str) -> str:
-    """What changed, for example `threads 2 → 4, torch 2.14.0 → 2.15.0`; empty for nothing.
-
-    An image that one side does not know is not compared: the first attempt cannot know its own digest, the operator pins later
-    attempts to it.
-    """
-    before, now = _pairs(first), _pairs(own)
-    names = [*before, *(name for name in now if name not in before)]
-    return ", ".join(
-        f"{n} {before.get(n, '(none)')} → {now.get(n, '(none)')}"
-        for n in names
-        if before.get(n) != now.get(n) and not _unknown_image(n, before, now)
-    )
-
-
-def _unknown_image(name: str, *sides: dict[str, str]) -> bool:
-    return name == "image" and any(side.get(name) == UNKNOWN for side in sides)
-
-
-def _pairs(text: str) -> dict[str, str]:
-    return {name: value for name, _, value in (part.partition("=") for part in text.split("; "))}

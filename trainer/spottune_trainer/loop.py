@@ -7,6 +7,7 @@ kept from the step boundary.
 
 from __future__ import annotations
 
+import hashlib
 import math
 import time
 from collections.abc import Sequence
@@ -21,11 +22,13 @@ import torch.nn.functional as functional
 from spottune_contract.runspec import TrainingSpec
 from spottune_trainer import rng, state
 from spottune_trainer.checkpoint import Files
+from spottune_trainer.exactness import Makers
 from spottune_trainer.history import History
 from spottune_trainer.method import Adapted
 from spottune_trainer.order import Order, sample_digest
 from spottune_trainer.schedule import Schedule
-from spottune_trainer.snapshot import Snapshots
+from spottune_trainer.snapshot import Snapshots, Taken
+from spottune_trainer.state_files import TRAINER
 from spottune_trainer.tokens import IGNORED, Sample
 
 
@@ -87,6 +90,8 @@ class Run:
     stream_end: int | None
     """Samples of the whole run if it is given in epochs; None if it is given in steps."""
     device: torch.device
+    compute_class: str
+    """Of this process."""
     optimizer: torch.optim.Optimizer = field(init=False)
     history: History = field(default_factory=History)
     step: int = 0
@@ -94,6 +99,8 @@ class Run:
     generators: rng.Generators = field(init=False)
     """Of the last step boundary."""
     snapshots: Snapshots = field(init=False)
+    makers: Makers = field(init=False)
+    """What has computed the steps so far, this process included."""
 
     def __post_init__(self) -> None:
         self.optimizer = torch.optim.AdamW(
@@ -102,6 +109,7 @@ class Run:
         self.snapshots = Snapshots(self.adapted.parameters)
         rng.seed_all(self.training.seed)
         self.generators = rng.capture()
+        self.makers = Makers().joined_by(self.compute_class, self.step)
 
     @property
     def total_steps(self) -> int:
@@ -128,12 +136,16 @@ class Run:
         taken = self.snapshots.take(self.optimizer)
         if not taken.finite:
             raise NonFinite(self.step, "the adapter")
+        return self._encoded(taken, self.generators)
+
+    def _encoded(self, taken: Taken, generators: rng.Generators) -> dict[str, bytes | memoryview]:
         return state.encode(
             identity=self.identity,
             cursor=state.Cursor(self.step, self.samples_seen),
             taken=taken,
             history=self.history,
-            generators=self.generators,
+            generators=generators,
+            makers=self.makers,
         )
 
     def check(self, files: Files) -> state.Decoded:
@@ -145,6 +157,18 @@ class Run:
         decoded = self.check(files)
         state.apply(decoded, self.adapted.parameters, self.optimizer)
         self.step, self.history, self.generators = decoded.cursor.step, decoded.history, decoded.generators
+        self.makers = decoded.makers.joined_by(self.compute_class, self.step)
+
+    def live_digests(self) -> dict[str, str]:
+        """SHA-256 of each file of the state as it is in memory now, generators included. Right after `load` they are the loaded ones'.
+
+        Without `trainer.json`: it describes the run, `check` compares it.
+        """
+        here = rng.capture()
+        # A state may have generators of GPUs that are not here, and lack those of GPUs that are.
+        generators = {name: here.get(name, saved) for name, saved in self.generators.items()}
+        files = self._encoded(self.snapshots.take(self.optimizer), generators)
+        return {name: hashlib.sha256(data).hexdigest() for name, data in files.items() if name != TRAINER}
 
     def evaluation_due(self) -> bool:
         """Before the first step (the base model), after every `evalSteps`, and at the end; once each."""

@@ -15,12 +15,16 @@ import torch
 from spottune_contract.records import canonical
 from spottune_trainer import rng
 from spottune_trainer.checkpoint import Files, Unacceptable
+from spottune_trainer.exactness import Makers
 from spottune_trainer.history import History
 from spottune_trainer.snapshot import MOMENTS, Taken, moments
 from spottune_trainer.state_files import ADAPTER, CURSOR, HISTORY, NAMES, OPTIMIZER, RNG, TRAINER, document
 from spottune_trainer.tensorfile import Kind, parse
 
-FORMAT = 1
+FORMAT = 2
+CLASSES = "classes"
+"""What of `trainer.json` says by which compute classes the state was made. It grows with them, and is no part of the identity."""
+_NOT_COMPARED = frozenset({"adapter_config", CLASSES})
 Tensors = dict[str, torch.Tensor]
 
 
@@ -41,7 +45,7 @@ class Identity:
     def differing(self, stated: Mapping[str, Any]) -> tuple[str, ...]:
         """Names of what differs in a saved document. The adapter's description may: another PEFT release words it differently."""
         own = self.document()
-        return tuple(sorted(n for n in stated.keys() | own.keys() if n != "adapter_config" and stated.get(n) != own.get(n)))
+        return tuple(sorted(n for n in (stated.keys() | own.keys()) - _NOT_COMPARED if stated.get(n) != own.get(n)))
 
 
 @dataclass(frozen=True)
@@ -61,6 +65,7 @@ class Decoded:
     optimizer: Tensors
     history: History
     generators: rng.Generators
+    makers: Makers
 
 
 def encode(
@@ -70,6 +75,7 @@ def encode(
     taken: Taken,
     history: History,
     generators: rng.Generators,
+    makers: Makers,
 ) -> dict[str, bytes | memoryview]:
     """A snapshot and the small rest as files. They share nothing with the model: training may go on at once."""
     return {
@@ -78,7 +84,7 @@ def encode(
         HISTORY: safetensors.torch.save(history.tensors()),
         RNG: safetensors.torch.save(generators),
         CURSOR: canonical(vars(cursor)),
-        TRAINER: canonical(identity.document()),
+        TRAINER: canonical({**identity.document(), CLASSES: makers.document()}),
     }
 
 
@@ -88,7 +94,8 @@ def decode(files: Files, *, identity: Identity, parameters: Mapping[str, torch.n
     if missing:
         raise Unacceptable(f"the state lacks {', '.join(missing)}")
     cursor = _cursor(files)
-    if differing := identity.differing(document(files, TRAINER)):
+    stated = document(files, TRAINER)
+    if differing := identity.differing(stated):
         raise Unacceptable(f"the state is of another run: {', '.join(differing)} differ")
     adapter = _tensors(files[ADAPTER], ADAPTER)
     _fits(ADAPTER, adapter, {name: (p.dtype, tuple(p.shape)) for name, p in parameters.items()})
@@ -101,9 +108,10 @@ def decode(files: Files, *, identity: Identity, parameters: Mapping[str, torch.n
     _fits(RNG, {n: t for n, t in generators.items() if n in here or not n.startswith("torch.cuda.")}, _kinds(here, generators))
     try:
         history = History.from_tensors(_tensors(files[HISTORY], HISTORY), cursor.step)
+        makers = Makers.parse(stated.get(CLASSES))
     except ValueError as error:
         raise Unacceptable(str(error)) from None
-    return Decoded(cursor, adapter, optimizer, history, generators)
+    return Decoded(cursor, adapter, optimizer, history, generators, makers)
 
 
 def apply(decoded: Decoded, parameters: Mapping[str, torch.nn.Parameter], optimizer: torch.optim.Optimizer) -> None:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from spottune_contract.runspec import CHANGEABLE, TrainingSpec
 from spottune_operator.api.v1alpha1 import RESERVED_ENV_PREFIXES, RESERVED_LABEL_PREFIX
 
 NAME_LIMIT = 52
@@ -25,6 +26,14 @@ class Rule:
 
 def _immutable(field: str) -> Rule:
     return Rule("self == oldSelf", f"{field} cannot be changed, because it decides what the run computes: {_NEW_JOB}")
+
+
+def _fixed_training(field: str) -> Rule:
+    """A rule of the section, because one of the field itself is not asked when the field is added or removed."""
+    return Rule(
+        f"has(self.{field}) == has(oldSelf.{field}) && (!has(self.{field}) || self.{field} == oldSelf.{field})",
+        f"spec.training.{field} cannot be changed, because it decides what the run computes: {_NEW_JOB}",
+    )
 
 
 def _free_keys(field: str) -> Rule:
@@ -71,7 +80,7 @@ RULES: dict[str, tuple[Rule, ...]] = {
     ),
     "spec.method": (_immutable("spec.method"),),
     "spec.training": (
-        _immutable("spec.training"),
+        *(_fixed_training(info.alias or name) for name, info in TrainingSpec.model_fields.items() if name not in CHANGEABLE),
         Rule("has(self.maxSteps) != has(self.epochs)", "give exactly one of spec.training.maxSteps and spec.training.epochs"),
         Rule(
             "self.globalBatchSize % self.microBatchSize == 0",

@@ -43,7 +43,7 @@ class ConditionType(StrEnum):
     STARTED = "Started"
     """Could the trainer's container be started?"""
     RESUME_EXACT = "ResumeExact"
-    """Does the current attempt go on to the bit from what was committed?"""
+    """Is the run so far, and the state that the current attempt goes on from, to the bit that of a run without interruptions?"""
     CHECKPOINT_FITS_NOTICE = "CheckpointFitsNotice"
     """Is a commit, as measured, done before a machine with a notice goes away?"""
     COMPLETE = "Complete"
@@ -99,7 +99,9 @@ class Reason(StrEnum):
     # Exactness and notice budget.
     FIRST_ATTEMPT = "FirstAttempt"
     STATE_VERIFIED = "StateVerified"
+    MICRO_BATCH_CHANGED = "MicroBatchChanged"
     COMPUTE_CLASS_CHANGED = "ComputeClassChanged"
+    STATE_DIFFERS = "StateDiffers"
     MEASURED = "Measured"
     TOO_SLOW = "CheckpointTooSlow"
     # Anything the operator itself got wrong.

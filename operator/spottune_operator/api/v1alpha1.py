@@ -18,6 +18,8 @@ RESERVED_LABEL_PREFIX = "spottune.dev/"
 STATUS_LIMIT = 8 * 1024
 """Bytes of the status as JSON that are never exceeded."""
 ATTEMPTS_KEPT, POOLS_KEPT = 10, 12
+MESSAGE_LIMIT = 1024
+"""Characters of a condition's message."""
 
 LabelKey = Annotated[str, Field(max_length=317, pattern=r"^([a-z0-9]([-a-z0-9.]*[a-z0-9])?/)?[A-Za-z0-9]([-A-Za-z0-9_.]*[A-Za-z0-9])?$")]
 LabelValue = Annotated[str, Field(max_length=63, pattern=r"^([A-Za-z0-9]([-A-Za-z0-9_.]*[A-Za-z0-9])?)?$")]
@@ -158,7 +160,7 @@ class ConditionStatus(StatusModel):
     """The answer; True is always the good news."""
     reason: Reason
     """Why, as a constant."""
-    message: Text = ""
+    message: Annotated[str, Field(max_length=MESSAGE_LIMIT)] = ""
     """Why, for people, with the remedy."""
     last_transition_time: Instant
     """When the answer last changed."""

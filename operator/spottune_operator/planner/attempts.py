@@ -79,7 +79,6 @@ def creation(situation: Situation, status: FineTuneJobStatus) -> CreatePod:
         rank=0,
         pool=status.pool,
         min_slot=status.log.head_slot + 1,
-        first_compute_class=status.first_compute_class,
         image_digest=status.first_image_digest,
     )
 

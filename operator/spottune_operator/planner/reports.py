@@ -12,7 +12,16 @@ from spottune_operator.planner.statuses import change, clip, current_attempt, in
 from spottune_operator.planner.types import Observed, ObservedPod, PodState, Settings
 
 _AT_WORK = frozenset({TrainerPhase.TRAINING, TrainerPhase.EVALUATING, TrainerPhase.SAVING, TrainerPhase.EXPORTING, TrainerPhase.DONE})
-_EXACTNESS = {reason.value: reason for reason in (Reason.FIRST_ATTEMPT, Reason.STATE_VERIFIED, Reason.COMPUTE_CLASS_CHANGED)}
+_EXACTNESS = {
+    reason.value: reason
+    for reason in (
+        Reason.FIRST_ATTEMPT,
+        Reason.STATE_VERIFIED,
+        Reason.MICRO_BATCH_CHANGED,
+        Reason.COMPUTE_CLASS_CHANGED,
+        Reason.STATE_DIFFERS,
+    )
+}
 _TAKEN_AWAY = frozenset({Reason.POD_DELETED, Reason.POD_VANISHED, Reason.INTERRUPTED})
 _PROGRESS_FIELDS = ("step", "total_steps", "percent", "loss", "eval_loss", "eta", "progress_at", "last_commit", "log")
 DETECTION_SECONDS = 5.0

@@ -7,10 +7,10 @@ from datetime import UTC, datetime
 from typing import Any, Literal
 
 from spottune_operator.api.reasons import ConditionType, Reason
-from spottune_operator.api.v1alpha1 import ATTEMPTS_KEPT, STATUS_LIMIT, AttemptStatus, ConditionStatus, FineTuneJobStatus
+from spottune_operator.api.v1alpha1 import ATTEMPTS_KEPT, MESSAGE_LIMIT, STATUS_LIMIT, AttemptStatus, ConditionStatus, FineTuneJobStatus
 
 Answer = Literal["True", "False", "Unknown"]
-MESSAGE_LIMIT, ATTEMPT_MESSAGE_LIMIT = 512, 256
+ATTEMPT_MESSAGE_LIMIT = 256
 
 
 def instant(seconds: float) -> str:
@@ -88,7 +88,7 @@ def fit(status: FineTuneJobStatus, limit: int = STATUS_LIMIT) -> FineTuneJobStat
     """The status within its size limit: first texts get shorter, then what is oldest goes. Counters and identities always stay."""
     if size(status) <= limit:
         return status
-    for texts in (160, 64, 0):
+    for texts in (512, 160, 64, 0):
         status = change(
             status,
             conditions=tuple(_shorter(c, "message", max(texts, 64)) for c in status.conditions),

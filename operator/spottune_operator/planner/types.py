@@ -182,7 +182,6 @@ class CreatePod:
     pool: str
     """`<instance type or *>/<zone or *>/<spot|on-demand>`; see `pools.Pool.parse`."""
     min_slot: int
-    first_compute_class: str = ""
     image_digest: str = ""
     """Image of the first attempt, as `images.resolved` says; empty for the first attempt."""
 

@@ -186,12 +186,6 @@ def test_a_void_final_commit_ends_nothing() -> None:
     assert fold([*FIRST, claim(4, 2), commit(5, 1, 30, "final")]).final is None
 
 
-def test_the_first_claim_is_the_oldest_that_counts() -> None:
-    first = fold([Damaged(0, "?"), claim(1, 3), claim(2, 1), claim(3, 4)]).first_claim
-    assert first is not None
-    assert first.epoch == 3
-
-
 # --- claiming -------------------------------------------------------------------------------------------------------------------
 
 

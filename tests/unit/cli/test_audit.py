@@ -235,7 +235,9 @@ def test_a_record_of_a_newer_release_is_not_judged(store: QuietStore) -> None:
     record["protocol"] = 2
     record["sha256"] = hashlib.sha256(canonical(record)).hexdigest()
     store.objects[slot_key(2)] = canonical(record)
-    with pytest.raises(Refusal, match="a newer release of SpotTune wrote it; use the trainer image, or the `spottune` command, of that release") as refusal:
+    with pytest.raises(
+        Refusal, match="a newer release of SpotTune wrote it; use the trainer image, or the `spottune` command, of that release"
+    ) as refusal:
         told(store)
     assert refusal.value.code == 2
 

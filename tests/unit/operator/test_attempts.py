@@ -263,6 +263,21 @@ def test_a_changed_compute_class_is_never_silent() -> None:
     assert (exact.status, exact.reason, exact.message) == ("False", Reason.COMPUTE_CLASS_CHANGED, "avx2 became avx512")
 
 
+@pytest.mark.parametrize("reason", [Reason.MICRO_BATCH_CHANGED, Reason.STATE_DIFFERS])
+def test_the_condition_has_the_trainers_own_reason_and_the_whole_proof(reason: Reason) -> None:
+    proof = f"Not to the bit: microBatch 2 → 4 since step 10. {'x' * 900}"
+    view = {"exact": False, "reason": reason.value, "message": proof, "compute_class": "cpu", "changed": ["microBatch 2 → 4"]}
+    after = plan(observed(pod(progress=progress(exactness=view)))).status
+    exact = condition(after, ConditionType.RESUME_EXACT)
+    assert exact is not None
+    assert (exact.status, exact.reason, exact.message) == ("False", reason, proof)
+    # Whatever a newer trainer says, a lineage that is not exact is never shown as one.
+    newer = plan(observed(pod(progress=progress(exactness=view | {"reason": "SomethingNew"})))).status
+    told = condition(newer, ConditionType.RESUME_EXACT)
+    assert told is not None
+    assert (told.status, told.reason) == ("False", Reason.COMPUTE_CLASS_CHANGED)
+
+
 @pytest.mark.parametrize(("seconds", "answer"), [(3.0, "True"), (99.0, "True"), (101.0, "False")])
 def test_a_commit_that_does_not_fit_a_notice_is_told_before_it_matters(seconds: float, answer: str) -> None:
     after = plan(observed(running(checkpoint_seconds=seconds))).status

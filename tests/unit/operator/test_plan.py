@@ -241,11 +241,11 @@ def test_the_status_tells_where_the_log_is_from_the_first_attempt_on() -> None:
     assert (heard.log.head_slot, heard.log.location) == (9, place)
 
 
-def test_later_attempts_get_what_the_first_one_ran_on() -> None:
-    recorded = resting(first_image_digest="repo@sha256:1", first_compute_class="cpu avx2 2 threads")
+def test_later_attempts_get_the_image_of_the_first_one() -> None:
+    recorded = resting(first_image_digest="repo@sha256:1")
     action = plan(observed(status=recorded)).action
     assert isinstance(action, CreatePod)
-    assert (action.image_digest, action.first_compute_class) == ("repo@sha256:1", "cpu avx2 2 threads")
+    assert action.image_digest == "repo@sha256:1"
 
 
 def test_a_pod_that_a_cache_does_not_show_is_not_believed_to_be_gone() -> None:

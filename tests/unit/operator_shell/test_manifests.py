@@ -17,7 +17,7 @@ from spottune_operator.manifests import TrainerDefaults, literal, trainer_pod
 from spottune_operator.planner.types import CreatePod, Observed
 
 DEFAULTS = TrainerDefaults(cluster="prod", image="registry.example/trainer:1", resources={"requests": {"cpu": "1"}})
-ACTION = CreatePod("job-e3-0", 3, 0, "g5.xlarge/us-east-1a/spot", min_slot=9, first_compute_class="x86-64 threads=2")
+ACTION = CreatePod("job-e3-0", 3, 0, "g5.xlarge/us-east-1a/spot", min_slot=9)
 
 
 def observed(**spec: Any) -> Observed:
@@ -63,7 +63,7 @@ def test_the_trainer_reads_back_what_the_operator_wrote() -> None:
     manifest = pod(checkpoint={"storage": "s3://bucket/prefix", "credentialsSecret": "s"})
     run = RunEnv.from_environ(environ(manifest) | {"SPOTTUNE_POD_UID": "p", "SPOTTUNE_NODE": "n"})
     assert (run.cluster, run.job_uid, run.epoch, run.min_slot) == ("prod", "uid-1", 3, 9)
-    assert (run.first_compute_class, run.credentials_dir, run.pod_uid) == ("x86-64 threads=2", CREDENTIALS_DIR, "p")
+    assert (run.credentials_dir, run.pod_uid) == (CREDENTIALS_DIR, "p")
     assert run.run_spec.checkpoint.credentials_secret == "s"
     downward = {v["name"]: v["valueFrom"]["fieldRef"]["fieldPath"] for v in container(manifest)["env"] if "valueFrom" in v}
     assert downward == {"SPOTTUNE_POD_UID": "metadata.uid", "SPOTTUNE_NODE": "spec.nodeName"}

@@ -38,7 +38,7 @@ class Quiet:
         pass
 
 
-def spec(folder: Path, **training: Any) -> RunSpec:
+def spec(folder: Path, dropout: float = 0.1, **training: Any) -> RunSpec:
     base = {
         "maxSteps": 8,
         "globalBatchSize": 8,
@@ -53,7 +53,7 @@ def spec(folder: Path, **training: Any) -> RunSpec:
         {
             "model": {"source": str(folder)},
             "dataset": {"source": str(folder / "train.jsonl"), "evalSource": str(folder / "eval.jsonl"), "maxLength": 48},
-            "method": {"rank": 4, "alpha": 8, "dropout": 0.1},
+            "method": {"rank": 4, "alpha": 8, "dropout": dropout},
             "training": {name: value for name, value in (base | training).items() if value is not None},
             "checkpoint": {"storage": "s3://bucket/prefix"},
         }
@@ -65,14 +65,14 @@ MakeRun = Callable[..., "Run"]
 
 @pytest.fixture(scope="session")
 def make_run(tiny_model: Path) -> MakeRun:
-    """`make_run(**training)`: a new run at step 0."""
+    """`make_run(dropout=0.1, **training)`: a new run at step 0."""
     from spottune_trainer.build import build_run
     from spottune_trainer.sources import locate
 
     def make(**training: Any) -> Run:
         chosen = spec(tiny_model, **training)
         sources = locate(chosen.model, chosen.dataset, scratch=tiny_model, objects=lambda: pytest.fail("no store is needed"))
-        return build_run(chosen, sources, "cpu")[0]
+        return build_run(chosen, sources, f"accelerator=cpu; microBatch={chosen.training.micro_batch_size}")[0]
 
     return make
 

@@ -41,21 +41,6 @@ def test_the_class_names_all_that_decides_the_bits() -> None:
         assert part in own
 
 
-def test_exactness_says_what_changed() -> None:
-    first = "accelerator=a; threads=2; torch=2.15.0"
-    assert compute.exactness(first, "", parent_slot=None).reason == "FirstAttempt"
-    assert compute.exactness(first, first, parent_slot=3).exact
-    changed = compute.exactness("accelerator=a; threads=4; torch=2.15.0; peft=1", first, parent_slot=3)
-    assert (changed.exact, changed.reason, changed.parent_slot) == (False, "ComputeClassChanged", 3)
-    assert "threads 2 → 4, peft (none) → 1" in changed.message
-
-
-def test_an_image_that_one_side_does_not_know_is_not_compared() -> None:
-    first, later = "threads=2; image=unknown", "threads=2; image=sha256:ab"
-    assert compute.exactness(later, first, parent_slot=1).reason == "StateVerified"
-    assert compute.differences(later, "threads=2; image=sha256:cd") == "image sha256:ab → sha256:cd"
-
-
 def test_threads_come_from_the_job_not_from_the_machine() -> None:
     environ = {"OMP_NUM_THREADS": "64", "PATH": "x"}
     compute.set_thread_environment(environ, 2, "/scratch")

@@ -31,9 +31,26 @@ def test_the_batches_of_a_run_in_epochs_hold_every_sample_exactly_that_often(siz
     assert sorted(seen) == sorted(list(range(size)) * epochs)
 
 
-def test_a_batch_needs_nothing_but_its_step() -> None:
-    order = Order(1000, 3)
-    assert order.batch(12_345, 8, None) == tuple(order.index(12_345 * 8 + place) for place in range(8))
+@given(
+    size=st.integers(1, 60),
+    seed=st.integers(0, 2**31 - 1),
+    batch=st.integers(1, 16),
+    steps=st.integers(1, 30),
+    epochs=st.none() | st.integers(1, 3),
+)
+def test_any_step_asked_for_directly_is_what_iterating_from_the_start_comes_to(
+    size: int, seed: int, batch: int, steps: int, epochs: int | None
+) -> None:
+    end = None if epochs is None else epochs * size
+    walked = [Order(size, seed).index(position) for position in range(steps * batch if end is None else end)]
+    for step in range(steps):
+        # A new object for each: nothing is carried from step to step.
+        assert list(Order(size, seed).batch(step, batch, end)) == walked[step * batch : (step + 1) * batch]
+
+
+@given(size=st.integers(1, 10**12), position=st.integers(0, 10**18))
+def test_a_position_far_away_costs_no_more_than_the_first(size: int, position: int) -> None:
+    assert 0 <= Order(size, 3).index(position) < size
 
 
 def test_no_data_is_refused() -> None:

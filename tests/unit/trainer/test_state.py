@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import random
 import sys
@@ -16,7 +17,7 @@ import torch
 from spottune_trainer import rng
 from spottune_trainer.checkpoint import Unacceptable
 from spottune_trainer.history import History
-from spottune_trainer.loop import Run, train
+from spottune_trainer.loop import Run, evaluate, optimizer_step, train
 from spottune_trainer.state_files import ADAPTER, CURSOR, HISTORY, NAMES, OPTIMIZER, RNG, TRAINER
 
 MakeRun = Callable[..., Run]
@@ -79,6 +80,15 @@ def replaced(file: str, data: bytes) -> Callable[[dict[str, bytes]], dict[str, b
     return lambda files: files | {file: data}
 
 
+def restated(change: Callable[[dict[str, Any]], Any]) -> Callable[[dict[str, bytes]], dict[str, bytes]]:
+    def apply(files: dict[str, bytes]) -> dict[str, bytes]:
+        document = json.loads(files[TRAINER])
+        change(document)
+        return files | {TRAINER: json.dumps(document).encode()}
+
+    return apply
+
+
 @pytest.mark.parametrize(
     ("damage", "says"),
     [
@@ -97,6 +107,8 @@ def replaced(file: str, data: bytes) -> Callable[[dict[str, bytes]], dict[str, b
         (edited(ADAPTER, lambda t: t.update({first(t): t[first(t)][:1].clone()})), "the model has"),
         (edited(OPTIMIZER, lambda t: t.pop(first(t))), "optimizer.safetensors: 1 tensors"),
         (edited(RNG, lambda t: t.update({"torch.cpu": t["torch.cpu"][:8].clone()})), "rng.safetensors: torch.cpu"),
+        (restated(lambda d: d.pop("classes")), "the compute classes that made the state"),
+        (restated(lambda d: d.update(spec_hash="0")), "of another run: spec_hash differ"),
         (edited(HISTORY, lambda t: t.pop("samples")), "history has the columns"),
         (edited(HISTORY, lambda t: t.update({"loss": t["loss"].float()})), "history column loss is torch.float32"),
         (edited(HISTORY, lambda t: t.update({"eval.loss": t["eval.loss"][:1].clone()})), "evaluations without a loss"),
@@ -126,6 +138,59 @@ def test_all_generators_go_on_where_they_were() -> None:
 def test_generators_of_gpus_that_are_not_here_are_left_out(run: Run, files: dict[str, bytes]) -> None:
     assert not torch.cuda.is_available()
     run.check(edited(RNG, lambda t: t.update({"torch.cuda.0": torch.zeros(16, dtype=torch.uint8)}))(files))
+
+
+def test_a_restored_state_is_encoded_again_from_memory_to_the_same_digests(run: Run, files: dict[str, bytes]) -> None:
+    run.load(files)
+    assert run.live_digests() == {name: hashlib.sha256(data).hexdigest() for name, data in files.items() if name != TRAINER}
+
+
+@pytest.mark.parametrize("what", ["adapter", "optimizer", "rng", "history", "cursor"])
+def test_what_is_not_in_memory_as_it_was_saved_is_found(run: Run, files: dict[str, bytes], what: str) -> None:
+    run.load(files)
+    saved, parameter = run.live_digests(), next(iter(run.adapted.parameters.values()))
+    if what == "adapter":
+        parameter.data[0, 0] = -parameter.data[0, 0] + 1e-3
+    elif what == "optimizer":
+        run.optimizer.state[parameter]["exp_avg_sq"][0, 0] += 1e-9
+    elif what == "rng":
+        torch.rand(())
+    elif what == "history":
+        run.history.loss[0] = np.nextafter(run.history.loss[0], 0.0)
+    else:
+        run.step += 1
+    differing = {name.partition(".")[0] for name, digest in run.live_digests().items() if digest != saved[name]}
+    assert differing == {what}
+
+
+def test_a_state_with_generators_of_other_machines_is_proven_by_those_that_are_here(run: Run, files: dict[str, bytes]) -> None:
+    moved = edited(RNG, lambda t: t.update({"torch.cuda.0": torch.zeros(16, dtype=torch.uint8)}))(files)
+    run.load(moved)
+    assert run.live_digests()[RNG] == hashlib.sha256(moved[RNG]).hexdigest()
+
+
+def test_only_the_history_grows_with_the_steps(make_run: MakeRun, quiet: Any) -> None:
+    short, long = make_run(maxSteps=9), make_run(maxSteps=9)
+    evaluate(short, quiet)
+    optimizer_step(short, quiet)
+    train(long, quiet)
+    before, after = short.save(), long.save()
+    grown = {name for name in NAMES if len(after[name]) != len(before[name])}
+    assert grown == {HISTORY, CURSOR}
+    assert json.loads(after[CURSOR]) == {"step": 9, "samples_seen": 72}
+    assert len(after[CURSOR]) == len(before[CURSOR]) + 1  # one digit
+
+
+def test_the_classes_that_made_a_state_are_kept_and_go_on(make_run: MakeRun, quiet: Any) -> None:
+    run, classes = make_run(maxSteps=3), []
+    for micro in (4, 2, 2):
+        optimizer_step(run, quiet)
+        files = run.save()
+        run = make_run(maxSteps=3, microBatchSize=micro)
+        run.load(files)
+        classes.append(run.makers.changed())
+    assert classes == [["microBatch 2 → 4"]] * 3
+    assert run.makers.classes == ((0, "accelerator=cpu; microBatch=2"), (1, "accelerator=cpu; microBatch=4"))
 
 
 def test_an_empty_history_has_its_columns() -> None:

@@ -78,7 +78,6 @@ class Log:
         self.parents: dict[int, int | None] = {}
         """Effective COMMIT → the one before it in the lineage."""
         self.damaged: list[Damaged] = []
-        self.first_claim: Claim | None = None
         self.newest_commit: int | None = None
         """Newest effective COMMIT by place, in the lineage or not."""
         self._heads: list[int | None] = []
@@ -117,7 +116,6 @@ class Log:
             if entry.epoch <= self.max_epoch:
                 return False
             self.owner = writer
-            self.first_claim = self.first_claim or entry
             return True
         if entry.epoch > self.max_epoch and self.damaged:
             self.owner = writer

@@ -60,8 +60,6 @@ class ClaimOutcome:
     """`final` set: the run is finished and nothing was claimed. Otherwise this process owns the log."""
 
     final: Commit | None
-    first_claim: Claim | None
-    """Oldest effective CLAIM of an earlier attempt; None if this is the first attempt."""
 
 
 @dataclass(frozen=True)
@@ -142,10 +140,9 @@ class Protocol:
         yield from self._read_to_end()
         for attempt in count():
             if self.log.final:
-                return ClaimOutcome(self.log.final, self.log.first_claim)
+                return ClaimOutcome(self.log.final)
             if self.log.max_epoch >= self.me.epoch:
                 raise EpochStale(self.me.epoch, self.log.max_epoch)
-            first_claim = self.log.first_claim
             own = Claim(
                 slot=len(self.log),
                 epoch=self.me.epoch,
@@ -170,7 +167,7 @@ class Protocol:
             if step is ClaimStep.OWNED:
                 self._still_own()
                 hit("T2")
-                return ClaimOutcome(None, first_claim)
+                return ClaimOutcome(None)
             if step is ClaimStep.STALE and not self.log.final and not isinstance(found, Damaged):
                 raise EpochStale(self.me.epoch, found.epoch)
         raise AssertionError("unreachable")

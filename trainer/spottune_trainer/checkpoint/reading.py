@@ -62,7 +62,9 @@ def look(slot: int, first: GetResult | None = None) -> Steps[Entry | None]:
         try:
             return decode(found.body, slot)
         except ForeignRecord as error:
-            raise LogNotUnderstood(f"{error}: a newer release of SpotTune wrote it; use the trainer image, or the `spottune` command, of that release") from None
+            raise LogNotUnderstood(
+                f"{error}: a newer release of SpotTune wrote it; use the trainer image, or the `spottune` command, of that release"
+            ) from None
         except UnreadableRecord as error:
             why = str(error).removeprefix(f"slot {slot}: ")
     return Damaged(slot, why)
