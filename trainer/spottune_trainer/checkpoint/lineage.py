@@ -54,11 +54,14 @@ class Log:
         self.parents: dict[int, int | None] = {}
         """Effective COMMIT → the one before it in the lineage."""
         self.damaged: list[Damaged] = []
+        """Slots that cannot be read, and records whose writer has no CLAIM before them: only damage or foreign hands explain those."""
         self.first_claim: Claim | None = None
         self.newest_commit: int | None = None
         """Newest effective COMMIT by place, in the lineage or not."""
         self._heads: list[int | None] = []
         self._last_resume = -1
+        self._claimed: set[Writer] = set()
+        self._unreadable = False
 
     def __len__(self) -> int:
         """Slots read or written so far, which is also the next free one as far as known."""
@@ -81,21 +84,28 @@ class Log:
     def _apply(self, entry: Entry) -> bool:
         if isinstance(entry, Damaged):
             self.damaged.append(entry)
+            self._unreadable = True
             return False
         writer = Writer(entry.epoch, entry.writer)
         if isinstance(entry, Claim):
+            self._claimed.add(writer)
             if entry.epoch <= self.max_epoch:
                 return False
             self.owner = writer
             self.first_claim = self.first_claim or entry
             return True
-        if entry.epoch > self.max_epoch and self.damaged:
+        if entry.epoch > self.max_epoch and self._unreadable:
             self.owner = writer
+            self._claimed.add(writer)
         if self.owner != writer:
+            if writer not in self._claimed:
+                self.damaged.append(Damaged(entry.slot, "no CLAIM of its writer can be read"))
             return False
         if isinstance(entry, Resume):
             self.head = self._commit_at(entry.parent)
-            self._last_resume = entry.slot
+            # It settles what lies before it only as long as what it went on from can be read.
+            if entry.parent is None or entry.parent in self.parents:
+                self._last_resume = entry.slot
         else:
             self.parents[entry.slot] = self.head
             self.head = self.newest_commit = entry.slot
@@ -282,8 +292,8 @@ def resume_candidates(log: Log) -> tuple[Commit, ...]:
 
 
 def may_start_over(log: Log) -> bool:
-    """True only if there is no COMMIT and none can be hidden in a damaged slot."""
-    return log.head is None and not log.damaged_since_resume()
+    """True only if there never was a COMMIT that counts and none can be hidden in a damaged slot."""
+    return not log.parents and not log.damaged_since_resume()
 
 
 def passed_over(log: Log, parent: int | None) -> tuple[Rejected, ...]:

@@ -192,8 +192,8 @@ class Protocol:
         restored = yield from self._restore(resume_candidates(self.log), accept, [])
         if restored is None and not may_start_over(self.log):
             raise NoReadableCheckpoint(
-                f"the log has no COMMIT, but damaged records that may have been one: slots {[d.slot for d in self.log.damaged_since_resume()]}; "
-                "restore them from the bucket's versions, or start a new job"
+                "no COMMIT of the log can be resumed from, but there was one, or a damaged record may have been one: "
+                f"slots {[d.slot for d in self.log.damaged_since_resume()]}; restore them from the bucket's versions, or start a new job"
             )
         yield from self._go_on_from(restored)
         return restored
