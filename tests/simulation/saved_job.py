@@ -144,7 +144,7 @@ class SavedJob:
         slot = sum(key.startswith("log/") for key in self.store.objects)
         save, body = self.token(), b"a fenced writer's adapter"
         sha256 = "0" * 64
-        key = data_key(writer.epoch, writer.token, self.run.step + 1, save, "adapter.safetensors")
+        key = data_key(writer.epoch, writer.token, self.run.step + 1, save, "fenced.bin")
         record = Commit(
             slot=slot,
             epoch=writer.epoch,
@@ -153,8 +153,8 @@ class SavedJob:
             step=self.run.step + 1,
             samples_seen=1,
             reason="interval",
-            files=(DataFile(name="adapter.safetensors", key=key, size=len(body), sha256=sha256),),
-            digests={"adapter.safetensors": sha256},
+            files=(DataFile(name="fenced.bin", key=key, size=len(body), sha256=sha256),),
+            digests={"fenced.bin": sha256},
         )
         self.store.objects[key] = body
         self.store.objects[slot_key(slot)] = encode(record)

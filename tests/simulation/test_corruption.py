@@ -13,7 +13,7 @@ import pytest
 
 from spottune_contract.exitcodes import ExitCode
 from spottune_contract.layout import parse_slot_key, slot_key
-from spottune_contract.records import Commit, Resume, decode
+from spottune_contract.records import Resume, decode
 from spottune_trainer.checkpoint import CheckpointError, NoReadableCheckpoint, Restored
 from spottune_trainer.checkpoint.protocol import Protocol
 from tests.simulation.checkpoint_world import intact, judge

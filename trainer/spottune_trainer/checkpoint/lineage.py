@@ -228,6 +228,12 @@ def interpret_probe(racing: Sequence[PutResult], bodies: Sequence[bytes], third:
 # --- reading ----------------------------------------------------------------------------------------------------------------
 
 
+def foreign_claim(log: Log, spec_hash: str) -> Claim | None:
+    """A CLAIM of another specification among those that were read, the oldest included: attempts of one job never differ in that."""
+    claims = [log.first_claim, *log.entries]
+    return next((entry for entry in claims if isinstance(entry, Claim) and entry.spec_hash != spec_hash), None)
+
+
 def shortfall(length: int, min_slot: int, listed: Collection[int]) -> str | None:
     """What is wrong with a log whose first free slot is `length`, or None. Such a log must not be written to."""
     beyond = [slot for slot in listed if slot >= length]
