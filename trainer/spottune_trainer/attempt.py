@@ -40,7 +40,7 @@ from spottune_trainer.objects import Objects, open_objects
 from spottune_trainer.preemption import Preemption, StopRequested
 from spottune_trainer.preload import preload
 from spottune_trainer.sources import Sources, locate
-from spottune_trainer.state_files import TRAINER, document
+from spottune_trainer.state_files import TRAINER, document, same_place
 
 if TYPE_CHECKING:
     from spottune_trainer.loop import NonFinite, Run
@@ -200,7 +200,7 @@ class Attempt:
         """Go on from the newest commit; None for none. Its files are let go of: a run would hold them to its end."""
         self.board.phase(TrainerPhase.RESTORING)
         started = time.monotonic()
-        restored = self._commits.resume(lambda _commit, files: self._accept(run, files))
+        restored = self._commits.resume(lambda commit, files: self._accept(run, commit, files))
         if restored is not None:
             for rejected in restored.rejected:
                 self.board.warn(f"CommitRejected: slot {rejected.slot}: {rejected.why}")
@@ -208,7 +208,7 @@ class Attempt:
         self.log.info("restored", step=run.step, seconds=_since(started))
         return restored.commit if restored else None
 
-    def _accept(self, run: Run, files: Files) -> None:
+    def _accept(self, run: Run, commit: Commit, files: Files) -> None:
         """Raises `Unacceptable` for a state that does not fit; other data or another model end the attempt instead."""
         differing = run.identity.differing(document(files, TRAINER))
         if {"dataset_digest", "eval_digest"} & set(differing):
@@ -216,11 +216,10 @@ class Attempt:
         if "model_fingerprint" in differing:
             raise BadConfig("ModelChanged", "the base model is not that of the first attempt: restore it, or start a new job")
         run.check(files)
+        same_place(commit, files)
 
     def _load(self, run: Run, restored: Restored) -> None:
         run.load(restored.files)
-        if run.step != restored.commit.step:
-            raise NoReadableCheckpoint(f"slot {restored.commit.slot} says step {restored.commit.step}, its files say {run.step}")
         self.board.update(step=run.step, samples_seen=run.samples_seen, loss=run.loss, eval_loss=run.eval_loss)
         self._prove(run, restored.commit)
 
@@ -274,7 +273,7 @@ class Attempt:
         self.board.phase(TrainerPhase.RESTORING)
         saver.flush(time.monotonic() + FINAL_SECONDS)
         try:
-            restored = self._commits.rollback(lambda _commit, files: self._accept(run, files), why=str(error))
+            restored = self._commits.rollback(lambda commit, files: self._accept(run, commit, files), why=str(error))
         except NoReadableCheckpoint:
             raise Diverged(
                 "NonFinite", f"{error}, and there is no earlier commit to go back to: lower training.learningRate, or check the data"

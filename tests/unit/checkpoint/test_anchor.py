@@ -174,8 +174,7 @@ def restored(log: CheckpointLog) -> int:
 @pytest.mark.parametrize("known", [0, 1, 64, LENGTH - 40, LENGTH - 1, LENGTH])
 def test_a_claimer_reads_the_end_of_a_long_log_only_whatever_it_was_told(store: CountingStore, known: int) -> None:
     log = CheckpointLog(store, epoch=2, min_slot=known)
-    outcome = claim(log)
-    assert outcome.first_claim == record(store, 0)
+    claim(log)
     assert log.view().head_slot == LENGTH
     assert len(store.slots_read()) <= WINDOW + 40 + 3
     assert restored(log) == LENGTH - 2
@@ -214,7 +213,7 @@ def test_damage_before_the_oldest_commit_that_was_read_changes_nothing(store: Co
 def test_a_damaged_first_record_makes_it_read_everything(store: CountingStore) -> None:
     damage(store, 0)
     log = CheckpointLog(store, epoch=2, min_slot=LENGTH)
-    assert claim(log).first_claim is None
+    claim(log)
     assert len(store.slots_read()) > LENGTH
     assert restored(log) == LENGTH - 2
 

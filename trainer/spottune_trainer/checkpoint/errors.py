@@ -58,6 +58,13 @@ class LogNotUnderstood(CheckpointError):
     reason = "LogNotUnderstood"
 
 
+class LogOfAnotherJob(CheckpointError):
+    """The log belongs to another job, or its CLAIM was put there from one: nothing of it may be mixed with ours."""
+
+    exit_code = ExitCode.BAD_CONFIG
+    reason = "LogOfAnotherJob"
+
+
 class StorageDenied(CheckpointError):
     """The store refuses us or cannot be trusted; another attempt would end the same way."""
 

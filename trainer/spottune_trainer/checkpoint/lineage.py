@@ -78,13 +78,19 @@ class Log:
         self.parents: dict[int, int | None] = {}
         """Effective COMMIT → the one before it in the lineage."""
         self.damaged: list[Damaged] = []
+        """Slots that cannot be read, and records whose writer has no CLAIM before them: only damage or foreign hands explain those."""
+        self.first_claim: Claim | None = None
+        """The oldest CLAIM that counts, known of an anchored log too."""
         self.newest_commit: int | None = None
         """Newest effective COMMIT by place, in the lineage or not."""
         self._heads: list[int | None] = []
         self._last_resume = -1
+        self._claimed: set[Writer] = set()
+        self._unreadable = False
         if anchor:
             self.first_claim = anchor.first_claim
             self.owner = Writer(anchor.commit.epoch, anchor.commit.writer)
+            self._claimed.add(self.owner)
             self.add(anchor.commit)
 
     def __len__(self) -> int:
@@ -110,20 +116,28 @@ class Log:
     def _apply(self, entry: Entry) -> bool:
         if isinstance(entry, Damaged):
             self.damaged.append(entry)
+            self._unreadable = True
             return False
         writer = Writer(entry.epoch, entry.writer)
         if isinstance(entry, Claim):
+            self._claimed.add(writer)
             if entry.epoch <= self.max_epoch:
                 return False
             self.owner = writer
+            self.first_claim = self.first_claim or entry
             return True
-        if entry.epoch > self.max_epoch and self.damaged:
+        if entry.epoch > self.max_epoch and self._unreadable:
             self.owner = writer
+            self._claimed.add(writer)
         if self.owner != writer:
+            if writer not in self._claimed:
+                self.damaged.append(Damaged(entry.slot, "no CLAIM of its writer can be read"))
             return False
         if isinstance(entry, Resume):
             self.head = self._commit_at(entry.parent)
-            self._last_resume = entry.slot
+            # It settles what lies before it only as long as what it went on from can be read.
+            if entry.parent is None or entry.parent in self.parents:
+                self._last_resume = entry.slot
         else:
             self.parents[entry.slot] = self.head
             self.head = self.newest_commit = entry.slot
@@ -213,6 +227,12 @@ def interpret_probe(racing: Sequence[PutResult], bodies: Sequence[bytes], third:
 
 
 # --- reading ----------------------------------------------------------------------------------------------------------------
+
+
+def foreign_claim(log: Log, spec_hash: str) -> Claim | None:
+    """A CLAIM of another specification among those that were read, the oldest included: attempts of one job never differ in that."""
+    claims = [log.first_claim, *log.entries]
+    return next((entry for entry in claims if isinstance(entry, Claim) and entry.spec_hash != spec_hash), None)
 
 
 def shortfall(length: int, min_slot: int, listed: Collection[int]) -> str | None:
@@ -322,8 +342,8 @@ def resume_candidates(log: Log) -> tuple[Commit, ...]:
 
 
 def may_start_over(log: Log) -> bool:
-    """True only if there is no COMMIT and none can be hidden in a damaged slot."""
-    return log.head is None and not log.damaged_since_resume()
+    """True only if there never was a COMMIT that counts and none can be hidden in a damaged slot."""
+    return not log.parents and not log.damaged_since_resume()
 
 
 def passed_over(log: Log, parent: int | None) -> tuple[Rejected, ...]:

@@ -25,6 +25,7 @@ from spottune_trainer.checkpoint.errors import (
     EpochStale,
     Fenced,
     LogBlocked,
+    LogOfAnotherJob,
     NoReadableCheckpoint,
     StorageDenied,
     Unacceptable,
@@ -38,6 +39,7 @@ from spottune_trainer.checkpoint.lineage import (
     Writer,
     WriteStep,
     deletable,
+    foreign_claim,
     interpret_claim_slot,
     interpret_probe,
     interpret_slot,
@@ -136,8 +138,14 @@ class Protocol:
     def claim(
         self, *, pod_uid: str, node: str, spec_hash: str, image_digest: str, compute_class: str, versions: Mapping[str, str]
     ) -> Steps[ClaimOutcome]:
-        """Own the log, or find it finished. Raises `EpochStale`, `NoReadableCheckpoint`, `LogNotUnderstood`."""
+        """Own the log, or find it finished. Raises `EpochStale`, `NoReadableCheckpoint`, `LogNotUnderstood`, `LogOfAnotherJob`."""
         yield from self._read_to_end()
+        foreign = foreign_claim(self.log, spec_hash)
+        if foreign:
+            raise LogOfAnotherJob(
+                f"{slot_key(foreign.slot)} is the claim of a job with another model, data, method or training; "
+                "give this job a prefix of its own, or restore the record from the bucket's versions"
+            )
         for attempt in count():
             if self.log.final:
                 return ClaimOutcome(self.log.final)
@@ -180,8 +188,8 @@ class Protocol:
         restored = yield from self._restore(resume_candidates(self.log), accept, [])
         if restored is None and not may_start_over(self.log):
             raise NoReadableCheckpoint(
-                f"the log has no COMMIT, but damaged records that may have been one: slots {[d.slot for d in self.log.damaged_since_resume()]}; "
-                "restore them from the bucket's versions, or start a new job"
+                "no COMMIT of the log can be resumed from, but there was one, or a damaged record may have been one: "
+                f"slots {[d.slot for d in self.log.damaged_since_resume()]}; restore them from the bucket's versions, or start a new job"
             )
         yield from self._go_on_from(restored)
         return restored
