@@ -99,6 +99,8 @@ class Commit(_Record):
     samples_seen: Annotated[int, Field(ge=0)]
     reason: CommitReason
     pinned: bool = False
+    pins: tuple[Slot, ...] = ()
+    """Pinned commits before this one in the lineage: whoever reads only the end of the log must know whose data stay."""
     files: tuple[DataFile, ...]
     digests: dict[str, Sha256] = Field(default_factory=dict)
     """SHA-256 of each logical file as a whole: what two runs compare."""

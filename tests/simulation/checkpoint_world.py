@@ -17,6 +17,7 @@ from spottune_contract.records import Claim, Commit, Resume, UnreadableRecord, d
 from spottune_trainer.checkpoint.errors import CheckpointError, NoReadableCheckpoint, StorageUnavailable
 from spottune_trainer.checkpoint.lineage import Writer
 from spottune_trainer.checkpoint.protocol import Facts, Protocol, Restored
+from spottune_trainer.checkpoint.reading import WINDOW
 from spottune_trainer.checkpoint.store import Backoff, Request, Together
 from spottune_trainer.checkpoint.transfer import Files
 from tests.simulation.memory_store import Faults, MemoryStore
@@ -128,6 +129,8 @@ class Options:
     crash: float = 0.006
     pause: float = 0.03
     rollback: float = 0.05
+    window: int = WINDOW
+    """A log of twice as many records is read back from its end; a schedule writes some dozens."""
 
 
 class World:
@@ -158,7 +161,9 @@ class World:
 
     def spawn(self, epoch: int) -> Actor:
         writer = Writer(epoch, self.token())
-        protocol = self.options.protocol(writer, min_slot=self.heard, token=self.token, stamp=lambda: "", part_bytes=10)
+        protocol = self.options.protocol(
+            writer, min_slot=self.heard, token=self.token, stamp=lambda: "", part_bytes=10, window=self.options.window
+        )
         actor = Actor(f"e{epoch}-{writer.token[:4]}", protocol, self._life(protocol))
         self.actors.append(actor)
         return actor

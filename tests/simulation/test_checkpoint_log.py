@@ -37,13 +37,26 @@ def test_no_schedule_breaks_an_invariant() -> None:
     assert sum(len(world.store.deleted) for world in worlds) > 1000
 
 
+def test_no_schedule_breaks_an_invariant_when_only_the_end_of_the_log_is_read() -> None:
+    worlds = campaign(range(200), Options(window=2))
+    short = [actor for world in worlds for actor in world.actors if actor.protocol.log.base]
+    assert len(short) > 200
+
+
+def test_a_damaged_claim_does_no_harm_when_only_the_end_of_the_log_is_read() -> None:
+    campaign(range(60), Options(window=2, **_DAMAGED_CLAIM, **_ZOMBIES))
+
+
 @pytest.mark.long
 @pytest.mark.timeout(3600)
-def test_no_schedule_of_twelve_thousand_breaks_an_invariant() -> None:
+def test_no_schedule_of_twenty_thousand_breaks_an_invariant() -> None:
     for seed in range(1_000, 11_000):
         run_schedule(seed)
     for seed in range(2_000):
         run_schedule(seed, Options(**_DAMAGED_CLAIM, **_ZOMBIES))
+        run_schedule(seed, Options(window=2, **_DAMAGED_CLAIM, **_ZOMBIES))
+    for seed in range(20_000, 26_000):
+        run_schedule(seed, Options(window=2))
 
 
 def test_a_store_that_answers_success_to_the_loser_of_a_race_does_no_harm() -> None:
@@ -142,7 +155,7 @@ def test_a_damaged_claim_at_the_worst_moment_does_no_harm() -> None:
         (ParentInClaim, {"corruption": 0.0}, 0),
         (NoReadBack, {"faults": _lying}, 0),
         (StepsOverUnreadable, _DAMAGED_CLAIM, 20),
-        (IgnoresOlderClaims, {**_DAMAGED_CLAIM, **_ZOMBIES}, 70),
+        (IgnoresOlderClaims, {**_DAMAGED_CLAIM, **_ZOMBIES}, 6_190),
         (DeletesBeforeCommit, {"corruption": 0.0}, 0),
         (KeepsOne, {"corruption": 1.0}, 0),
         (ForgetsRejections, {"corruption": 1.0}, 0),
