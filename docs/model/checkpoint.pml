@@ -1,6 +1,7 @@
 /* The checkpoint protocol as a SPIN model: every interleaving of two writers, a store and its faults, within small bounds.
  *
  *   spin -a docs/model/checkpoint.pml && gcc -O2 -DSAFETY -DCOLLAPSE -DMEMLIM=2000 -o pan pan.c && ./pan -m100000
+ *   spin -DWRITERS=3 -DSAVES=1 -DLATE=0 -a …         three writers
  *   spin -DKEEP_ONE -a …                              with a safeguard removed: pan names the property that breaks
  *
  * It follows docs/checkpoint-protocol.md. What its names are there and in the code (trainer/spottune_trainer/checkpoint/):
