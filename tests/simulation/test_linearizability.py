@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from typing import Any
 
 import pytest
@@ -201,11 +202,9 @@ def _lying(_: object) -> Faults:
 
 def _unjudged(seed: int, options: Options) -> History:
     world = Unjudged(seed, options)
-    try:
+    # What happened up to a violation is a history, too.
+    with contextlib.suppress(Violation):
         world.run()
-    except Violation:
-        # What happened up to here is a history, too.
-        pass
     return world.history
 
 
@@ -214,9 +213,7 @@ def _unjudged(seed: int, options: Options) -> History:
     [(ParentInClaim, {}), (NoReadBack, {"faults": _lying})],
 )
 def test_without_a_safeguard_some_history_has_no_explanation(mutant: type[Protocol], options: dict[str, Any]) -> None:
-    with pytest.raises(NotLinearizable):
-        for seed in range(1_000):
-            explain(_unjudged(seed, Options(protocol=mutant, corruption=0.0, **options)))
+    assert any(refused(_unjudged(seed, Options(protocol=mutant, corruption=0.0, **options))) for seed in range(1_000))
 
 
 def test_with_all_safeguards_the_same_histories_are_explained() -> None:
