@@ -292,7 +292,13 @@ def test_damaged_slots_newer_than_the_parent_are_recorded_as_rejected() -> None:
     assert passed_over(fold([*log.entries, resume(6, 2, 3, 4)]), 3) == ()
 
 
-def test_a_resumed_commit_whose_record_was_damaged_later_is_recorded_as_rejected() -> None:
+def test_a_parent_damaged_after_it_was_resumed_from_is_no_reason_to_start_over() -> None:
+    log = fold([claim(0, 1), resume(1, 1, None), Damaged(2, "hash differs"), claim(3, 2), resume(4, 2, 2), claim(5, 3)])
+    assert slots(log) == []
+    assert not may_start_over(log)
+
+
+def test_a_parent_damaged_after_it_was_resumed_from_is_recorded_as_rejected() -> None:
     log = fold([*FIRST[:3], Damaged(3, "hash differs"), claim(4, 2), resume(5, 2, 3), claim(6, 3)])
     assert slots(log) == [2]
     assert [r.slot for r in passed_over(log, 2)] == [3]

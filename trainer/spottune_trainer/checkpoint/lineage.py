@@ -135,9 +135,9 @@ class Log:
             return False
         if isinstance(entry, Resume):
             self.head = self._commit_at(entry.parent)
-            # It settles what lies before it only as long as what it went on from can be read.
-            if entry.parent is None or entry.parent in self.parents:
-                self._last_resume = entry.slot
+            # A parent damaged after it was chosen is lost again: this RESUME settled only what it stepped over.
+            lost = entry.parent is not None and entry.parent not in self.parents
+            self._last_resume = (entry.parent or 0) - 1 if lost else entry.slot
         else:
             self.parents[entry.slot] = self.head
             self.head = self.newest_commit = entry.slot
