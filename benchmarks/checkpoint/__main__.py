@@ -5,10 +5,13 @@ from __future__ import annotations
 import sys
 
 from benchmarks import report
-from benchmarks.checkpoint import claim
+from benchmarks.checkpoint import claim, notice, requests, upload
 
 PARTS: dict[str, report.Part] = {
     "claim": claim.measure,
+    "upload": upload.measure,
+    "notice": notice.measure,
+    "requests": requests.measure,
 }
 
 if __name__ == "__main__":

@@ -85,5 +85,5 @@ def test_memory_is_sent_without_copying_and_can_be_read_twice() -> None:
     file = as_file(memoryview(b"0123456789")[2:8])
     assert file.read() == b"234567"
     assert file.seek(0) == 0
-    assert file.read(2) + file.read() == b"234567"
+    assert bytes(file.read(2)) + bytes(file.read()) == b"234567"
     assert file.seek(0, 2) == 6
