@@ -102,7 +102,7 @@ def as_file(body: Body) -> IO[bytes]:
 
 
 def _send_pieces(request: Any, **_: object) -> None:
-    """The signed request, before it is sent: replace reads of 16 KiB, each a copy and a fight for the GIL, by slices of the memory itself."""
+    """The signed request, just before it is sent: slices of the memory instead of reads of 16 KiB, each a copy and a fight for the GIL."""
     view = request.body
     if isinstance(view, _View):
         stated = request.headers.get("X-Amz-Content-SHA256", "")
