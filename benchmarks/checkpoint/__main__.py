@@ -5,14 +5,17 @@ from __future__ import annotations
 import sys
 
 from benchmarks import report
-from benchmarks.checkpoint import claim, memory, overhead, restore, stall
+from benchmarks.checkpoint import claim, memory, notice, overhead, requests, restore, stall, upload
 
 PARTS: dict[str, report.Part] = {
-    "claim": claim.measure,
     "stall": stall.measure,
     "overhead": overhead.measure,
+    "upload": upload.measure,
+    "notice": notice.measure,
     "restore": restore.measure,
     "memory": memory.measure,
+    "requests": requests.measure,
+    "claim": claim.measure,
 }
 
 if __name__ == "__main__":

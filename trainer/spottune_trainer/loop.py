@@ -7,7 +7,6 @@ kept from the step boundary.
 
 from __future__ import annotations
 
-import hashlib
 import math
 import time
 from collections.abc import Sequence
@@ -22,6 +21,7 @@ import torch.nn.functional as functional
 from spottune_contract.runspec import TrainingSpec
 from spottune_trainer import rng, state
 from spottune_trainer.checkpoint import Files
+from spottune_trainer.checkpoint.transfer import digest_of
 from spottune_trainer.exactness import Makers
 from spottune_trainer.history import History
 from spottune_trainer.method import Adapted
@@ -160,7 +160,7 @@ class Run:
         self.makers = decoded.makers.joined_by(self.compute_class, self.step)
 
     def live_digests(self) -> dict[str, str]:
-        """SHA-256 of each file of the state as it is in memory now, generators included. Right after `load` they are the loaded ones'.
+        """Digest of each file of the state as it is in memory now, generators included. Right after `load` they are the loaded ones'.
 
         Without `trainer.json`: it describes the run, `check` compares it.
         """
@@ -168,7 +168,7 @@ class Run:
         # A state may have generators of GPUs that are not here, and lack those of GPUs that are.
         generators = {name: here.get(name, saved) for name, saved in self.generators.items()}
         files = self._encoded(self.snapshots.take(self.optimizer), generators)
-        return {name: hashlib.sha256(data).hexdigest() for name, data in files.items() if name != TRAINER}
+        return {name: digest_of(data) for name, data in files.items() if name != TRAINER}
 
     def evaluation_due(self) -> bool:
         """Before the first step (the base model), after every `evalSteps`, and at the end; once each."""
