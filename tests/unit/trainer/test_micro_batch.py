@@ -13,7 +13,7 @@ from spottune_trainer.loop import Run, train
 MakeRun = Callable[..., Run]
 
 STEPS, USUAL = 16, 2
-WITHOUT_DROPOUT, WITH_DROPOUT = 1e-4, 0.1
+WITHOUT_DROPOUT, WITH_DROPOUT = 1e-5, 0.01
 """Largest relative difference of a loss. Without dropout only sums are rounded in another order, with it other masks are drawn."""
 
 
