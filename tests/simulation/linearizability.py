@@ -23,6 +23,7 @@ from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
 from spottune_contract.layout import parse_data_key
+from spottune_contract.records import Commit
 from spottune_trainer.checkpoint.errors import EpochStale, Fenced
 from spottune_trainer.checkpoint.lineage import resume_candidates
 from spottune_trainer.checkpoint.protocol import ClaimOutcome, Facts, Protocol, Restored
@@ -100,7 +101,7 @@ def apply(machine: Machine, operation: Operation, damaged: frozenset[str], told:
             return machine, Answer("impossible")
         return machine._replace(lineage=(*lineage, saved)), Answer("acknowledged")
     over = {lineage[-1].save} if operation.kind == "rollback" and lineage else set()
-    while lineage and (lineage[-1].save in over or (told and lineage[-1].save in told.rejected & damaged)):
+    while lineage and (lineage[-1].save in over or lineage[-1].save in (told.rejected & damaged if told else damaged)):
         over.add(lineage[-1].save)
         lineage = lineage[:-1]
     if not lineage and over:
@@ -224,6 +225,7 @@ class Recording(Protocol):
         # What a client rejects it knows by slot; by which save that was it has read in the log itself.
         saves = {commit.slot: commit.save for commit in resume_candidates(self.log)}
         restored: Restored | None = yield from self._fenced(number, steps)
+        saves |= {entry.slot: entry.save for entry in self.log.entries if isinstance(entry, Commit)}
         rejected = frozenset(saves[r.slot] for r in restored.rejected if r.slot in saves) if restored else frozenset()
         self.history.answer(number, Answer("resumed", restored.commit.save if restored else None, rejected))
         return restored
