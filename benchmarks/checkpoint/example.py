@@ -86,6 +86,7 @@ def make_run(chosen: RunSpec, adapted: Adapted, data: list[Sample]) -> Run:
         eval_samples=(),
         stream_end=None,
         device=torch.device("cpu"),
+        compute_class="cpu",
     )
 
 

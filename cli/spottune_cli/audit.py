@@ -54,7 +54,7 @@ Check = Callable[[Evidence], Iterator[Violation]]
 
 def records_can_be_read(evidence: Evidence) -> Iterator[Violation]:
     """Every slot holds a record whose hash is right."""
-    for damaged in evidence.log.damaged:
+    for damaged in _unreadable(evidence):
         yield _at(
             records_can_be_read, damaged.slot, damaged.why, f"{RESTORE}; until then readers skip it and go on from what else is intact"
         )
@@ -135,7 +135,7 @@ def copies_are_equal(evidence: Evidence) -> Iterator[Violation]:
 
 def nothing_counts_after_the_end(evidence: Evidence) -> Iterator[Violation]:
     """A finished log is left alone."""
-    if evidence.log.damaged:
+    if _unreadable(evidence):
         return
     final = None
     for row in _effective(evidence):
@@ -155,7 +155,7 @@ def manifests_are_sound(evidence: Evidence) -> Iterator[Violation]:
 
 def keys_are_ours(evidence: Evidence) -> Iterator[Violation]:
     """Nothing lies under the job's prefix but its log, its data, probes and the ends of attempts' own logs."""
-    highest = None if evidence.log.damaged or evidence.beyond else evidence.log.max_epoch
+    highest = None if _unreadable(evidence) or evidence.beyond else evidence.log.max_epoch
     for key in evidence.keys:
         data = parse_data_key(key)
         if data is None and parse_slot_key(key) is None and not _PROBE.fullmatch(key) and not _TAIL.fullmatch(key):
@@ -226,9 +226,13 @@ def _effective(evidence: Evidence) -> Iterator[Row]:
     return (row for row in evidence.history.rows if row.standing is not Standing.VOID)
 
 
+def _unreadable(evidence: Evidence) -> list[Damaged]:
+    return [entry for entry in evidence.log.entries if isinstance(entry, Damaged)]
+
+
 def _damaged(evidence: Evidence, slot: int) -> bool:
-    return any(damaged.slot == slot for damaged in evidence.log.damaged)
+    return any(damaged.slot == slot for damaged in _unreadable(evidence))
 
 
 def _damage_between(evidence: Evidence, older: int, newer: int) -> bool:
-    return any(older < damaged.slot < newer for damaged in evidence.log.damaged)
+    return any(older < damaged.slot < newer for damaged in _unreadable(evidence))

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -14,7 +13,7 @@ from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 
 from spottune_cli.errors import Exit, Refusal
 from spottune_contract.layout import parse_data_key, slot_key
-from spottune_contract.records import Commit, DataFile
+from spottune_contract.records import Commit, DataFile, file_digest
 from spottune_trainer.checkpoint.drive import Driver, Patience
 from spottune_trainer.checkpoint.errors import LogNotUnderstood, StorageDenied, StorageUnavailable
 from spottune_trainer.checkpoint.inspection import Records, part_of, read_records
@@ -125,16 +124,14 @@ class Bucket:
 
     def _check_file(self, parts: Sequence[DataFile], digest: str, seen: Callable[[int], None]) -> tuple[str, str] | None:
         """One object after the other, each let go before the next is asked for: a state may be larger than this machine's memory."""
-        whole = hashlib.sha256()
         for part in parts:
             body = self._run(intact(part))
             if isinstance(body, str):
                 return part.key, body.removeprefix(part.key).lstrip(": ")
-            whole.update(body)
             seen(len(body))
             del body
-        if whole.hexdigest() != digest:
-            return parts[0].key, "SHA-256 of the whole file differs from the record's digest"
+        if file_digest([part.sha256 for part in parts]) != digest:
+            return parts[0].key, "the record's digest of the file is not that of its parts"
         return None
 
     def _nothing_here(self) -> str:

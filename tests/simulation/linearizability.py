@@ -18,6 +18,7 @@ Nothing of the store is looked at: slots, records and their order are not known 
 
 from __future__ import annotations
 
+import random
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
@@ -256,9 +257,9 @@ class Recording(Protocol):
 class RecordedWorld(World):
     """A schedule whose clients are recorded."""
 
-    def __init__(self, seed: int, options: Options) -> None:
+    def __init__(self, chance: random.Random, options: Options) -> None:
         self.history = History()
-        super().__init__(seed, options)
+        super().__init__(chance, options)
         base: Any = options.protocol
         self._client = type(f"Recorded{base.__name__}", (Recording, base), {"history": self.history})
 

@@ -17,7 +17,9 @@ from spottune_trainer.checkpoint.lineage import Writer
 from spottune_trainer.checkpoint.protocol import Facts, Protocol
 from spottune_trainer.checkpoint.store import Backoff, Request, Together
 from spottune_trainer.checkpoint.transfer import Files
+from spottune_trainer.exactness import Makers
 from spottune_trainer.history import History
+from spottune_trainer.snapshot import Snapshots
 from spottune_trainer.state_files import same_place
 from tests.simulation.memory_store import Faults, MemoryStore
 
@@ -66,6 +68,7 @@ class TinyRun:
             for name, shape in (("layer.lora_A", (4, 16)), ("layer.lora_B", (16, 4)))
         }
         self._optimizer = torch.optim.AdamW(self.parameters.values(), lr=0.01)
+        self._snapshots = Snapshots(self.parameters)
         self._history = History()
         self._generators = rng.capture()
         self.identity = state.Identity(spec_hash, "d" * 64, "", "m" * 64, 100, {"r": 4})
@@ -85,14 +88,15 @@ class TinyRun:
             self._generators["torch.cpu"][-8:] = self.step % 256
 
     def save(self) -> dict[str, bytes]:
-        return state.encode(
+        files = state.encode(
             identity=self.identity,
             cursor=state.Cursor(self.step, self.step * SAMPLES_PER_STEP),
-            parameters=self.parameters,
-            optimizer=self._optimizer,
+            taken=self._snapshots.take(self._optimizer),
             history=self._history,
             generators=self._generators,
+            makers=Makers().joined_by("cpu", 0),
         )
+        return {name: bytes(content) for name, content in files.items()}
 
     def accept(self, commit: Commit, files: Files) -> None:
         """What the trainer asks of a state before it takes it."""

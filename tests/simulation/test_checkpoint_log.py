@@ -30,7 +30,7 @@ def campaign(seeds: range, options: Options | None = None) -> list[World]:
 
 def explained(seeds: range, options: Options | None = None) -> list[World]:
     """As `campaign`, and what the clients were told must be explained by one order of what they did."""
-    worlds = [RecordedWorld(seed, options or Options()) for seed in seeds]
+    worlds = [RecordedWorld(random.Random(seed), options or Options()) for seed in seeds]
     for seed, world in zip(seeds, worlds, strict=True):
         try:
             world.run()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import random
 from typing import Any
 
 import pytest
@@ -201,7 +202,7 @@ def _lying(_: object) -> Faults:
 
 
 def _unjudged(seed: int, options: Options) -> History:
-    world = Unjudged(seed, options)
+    world = Unjudged(random.Random(seed), options)
     # What happened up to a violation is a history, too.
     with contextlib.suppress(Violation):
         world.run()
