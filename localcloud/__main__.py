@@ -62,6 +62,10 @@ def main(argv: list[str] | None = None) -> int:
     except RuntimeError as error:
         print(f"error: {error}", file=sys.stderr)
         return 1
+    except PermissionError as error:
+        place = error.filename or arguments.home.root
+        print(f"error: no rights on {place}: run it as root (sudo), or name a home of your own by --home", file=sys.stderr)
+        return 1
     except OSError as error:
         if error.errno != errno.ENOSPC:
             raise
@@ -162,6 +166,8 @@ def _status(arguments: argparse.Namespace) -> int:
 
 def _env(arguments: argparse.Namespace) -> int:
     home: Home = arguments.home
+    if not home.kubeconfig.exists() or process.find(home, "kube-apiserver") is None:
+        raise RuntimeError(f"the cluster of {home.root} is not up: run `make up` (or `.venv/bin/python -m localcloud up`) first")
     store = ObjectStore.of_cluster(home)
     programs = ":".join(str(assets.binary(name).parent) for name in ("kubectl", "helm"))
     values = {
@@ -180,7 +186,10 @@ def _env(arguments: argparse.Namespace) -> int:
 
 
 def _kubeconfig(arguments: argparse.Namespace) -> int:
-    plane = ControlPlane.of_cluster(arguments.home)
+    home: Home = arguments.home
+    if not home.kubeconfig.exists():
+        raise RuntimeError(f"no cluster at {home.root}: bring it up first (`.venv/bin/python -m localcloud up`)")
+    plane = ControlPlane.of_cluster(home)
     print(plane.client_config(arguments.user, arguments.group) if arguments.user else plane.kubeconfig)
     return 0
 

@@ -1,4 +1,7 @@
-"""The Debian packages that the local cluster needs: which are missing, and installing just those."""
+"""The Debian packages that the local cluster needs: which are missing, and installing just those.
+
+The set-up calls this before anything is installed: standard library only.
+"""
 
 from __future__ import annotations
 
@@ -10,6 +13,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 _LIST = Path(__file__).with_name("packages.txt")
+_LOCK_SECONDS = 300
+"""A fresh machine is often still busy with its own updates."""
 
 
 class PackageError(RuntimeError):
@@ -45,10 +50,10 @@ def missing() -> tuple[Package, ...]:
 
 
 def install(packages: Sequence[Package]) -> None:
-    """Install them with apt-get, its own progress on the screen.
+    """Install them with apt-get, quietly; another apt-get at work is waited for, five minutes at most.
 
     Raises:
-        PackageError: no apt-get, not root, or apt-get failed.
+        PackageError: no apt-get, not root, or apt-get failed; then with the end of what it said.
     """
     names = [package.name for package in packages]
     if not names:
@@ -58,7 +63,12 @@ def install(packages: Sequence[Package]) -> None:
     if os.geteuid() != 0:
         raise PackageError(f"only root can install packages; as root: apt-get install {' '.join(names)}")
     environment = os.environ | {"DEBIAN_FRONTEND": "noninteractive"}
-    for command in (["apt-get", "update"], ["apt-get", "install", "-y", "--no-install-recommends", *names]):
-        code = subprocess.run([*command, "-q"], env=environment, check=False).returncode
-        if code:
-            raise PackageError(f"`{' '.join(command)}` ended with exit code {code}: see its messages above")
+    waiting = ("-o", f"DPkg::Lock::Timeout={_LOCK_SECONDS}")
+    for words in (("update", "-qq"), ("install", "-y", "-qq", "--no-install-recommends", *names)):
+        command = ["apt-get", *waiting, *words]
+        apt = subprocess.run(
+            command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, errors="replace", check=False
+        )
+        if apt.returncode:
+            tail = "\n".join(apt.stdout.strip().splitlines()[-15:])
+            raise PackageError(f"`{' '.join(command)}` ended with {apt.returncode}:\n{tail}")

@@ -9,7 +9,6 @@ from __future__ import annotations
 import argparse
 import hashlib
 import importlib.util
-import os
 import shutil
 import subprocess
 import sys
@@ -20,6 +19,10 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
+sys.path.insert(0, str(ROOT))
+
+from localcloud import packages  # noqa: E402  (needs nothing but the standard library, as everything here)
+
 VENV = ROOT / ".venv"
 VENV_PYTHON = VENV / "bin" / "python"
 REQUIREMENTS = ROOT / "requirements"
@@ -57,9 +60,9 @@ def step(title: str, action: Callable[[], str | None]) -> None:
     print(f"  ✓ {title}: {result or 'done'} ({time.monotonic() - started:.1f} s)", flush=True)
 
 
-def run(*argv: str, env: dict[str, str] | None = None) -> None:
+def run(*argv: str) -> None:
     """Run a command quietly; on failure raise `SetupError` with the end of what it said."""
-    process = subprocess.run(argv, cwd=ROOT, env=env, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, errors="replace")
+    process = subprocess.run(argv, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, errors="replace")
     if process.returncode:
         tail = "\n".join(process.stdout.strip().splitlines()[-15:])
         raise SetupError(f"`{' '.join(argv)}` ended with {process.returncode}:\n{tail}")
@@ -77,7 +80,7 @@ def make_venv() -> str:
     if VENV_PYTHON.exists() and subprocess.run([str(VENV_PYTHON), "-m", "pip", "--version"], capture_output=True).returncode == 0:
         return "there already"
     if importlib.util.find_spec("ensurepip") is None:
-        install_packages([f"python{sys.version_info.major}.{sys.version_info.minor}-venv"])
+        packages.install([packages.Package(f"python{sys.version_info.major}.{sys.version_info.minor}-venv", "makes .venv")])
     shutil.rmtree(VENV, ignore_errors=True)
     run(sys.executable, "-m", "venv", str(VENV))
     return "made"
@@ -97,32 +100,13 @@ def python_packages() -> str:
     return "installed"
 
 
-def install_packages(names: list[str]) -> None:
-    """Install Debian packages. Raises `SetupError` that names them when there are no rights to."""
-    if os.geteuid() != 0:
-        raise SetupError(f"root is needed to install {', '.join(names)}; run this as root, or first: apt-get install {' '.join(names)}")
-    env = {**os.environ, "DEBIAN_FRONTEND": "noninteractive"}
-    lock = ("-o", "DPkg::Lock::Timeout=300")
-    run("apt-get", *lock, "update", "-qq", env=env)
-    run("apt-get", *lock, "install", "-y", "-qq", "--no-install-recommends", *names, env=env)
-
-
 def system_packages() -> str:
     """The Debian packages of `localcloud/packages.txt`, each with the reason why it is needed."""
-    wanted: dict[str, str] = {}
-    for line in (ROOT / "localcloud" / "packages.txt").read_text().splitlines():
-        name, _, why = line.partition("#")[0].strip().partition(" ")
-        if name:
-            wanted[name] = why.strip()
-    listed = subprocess.run(["dpkg-query", "-W", "-f", "${Package} ${db:Status-Status}\n"], capture_output=True, text=True)
-    installed = {line.split()[0] for line in listed.stdout.splitlines() if line.endswith(" installed")}
-    missing = [name for name in wanted if name not in installed]
-    if not missing:
-        return "there already"
-    for name in missing:
-        print(f"    {name}: {wanted[name]}")
-    install_packages(missing)
-    return f"installed {len(missing)}"
+    missing = packages.missing()
+    for package in missing:
+        print(f"    {package.name}: {package.why}")
+    packages.install(missing)
+    return f"installed {len(missing)}" if missing else "there already"
 
 
 def kubernetes_binaries() -> str:
@@ -165,7 +149,7 @@ def main() -> int:
         with ThreadPoolExecutor() as pool:
             for done in [pool.submit(step, title, action) for title, action in together]:
                 done.result()
-    except SetupError as error:
+    except (SetupError, packages.PackageError) as error:
         print(f"setup: {error}", file=sys.stderr)
         return 1
     return 0

@@ -2,21 +2,56 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any
+import json
+from enum import StrEnum
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 from rich.console import Console
 from rich.live import Live
 
 from spottune_cli import view
-from spottune_cli.jobs import JobNotFound, Jobs
+from spottune_cli.errors import Exit, Refusal, speaking
 from spottune_contract.version import CONTRACT_VERSION
 
-app = typer.Typer(help="Follow fine-tuning jobs on spot nodes.", no_args_is_help=True, add_completion=False)
-_console = Console()
+if TYPE_CHECKING:
+    from spottune_cli.bucket import Bucket
+    from spottune_cli.jobs import Jobs
+    from spottune_cli.place import Access, Place
 
+app = typer.Typer(help="Follow fine-tuning jobs on spot nodes, and read their checkpoints.", no_args_is_help=True, add_completion=False)
+_console = Console(highlight=False)
+_errors = Console(stderr=True)
+
+NEWEST = 50
+"""Records that `spottune log` shows unless told otherwise."""
+
+Target = Annotated[
+    str,
+    typer.Argument(
+        metavar="JOB|s3://…", help="A job, or its place s3://BUCKET/PREFIX/<cluster>/<namespace>/<uid>; then no cluster is needed."
+    ),
+]
 Namespace = Annotated[str, typer.Option("--namespace", "-n", help="Namespace of the job.")]
 Kubeconfig = Annotated[str | None, typer.Option(envvar="KUBECONFIG", help="Path of a kubeconfig; default: the usual places.")]
+Endpoint = Annotated[
+    str | None, typer.Option(help="Endpoint of the S3 store as seen from here; default: the job's, then AWS_ENDPOINT_URL_S3, then AWS.")
+]
+Region = Annotated[str | None, typer.Option(help="Region of the bucket; default: the job's, then that of your AWS configuration.")]
+Credentials = Annotated[
+    Path | None, typer.Option(help="Folder with the files accessKeyId and secretAccessKey; default: your AWS configuration.")
+]
+KeepLast = Annotated[
+    int | None, typer.Option(min=2, help="So many newest commits must have their data; default: the job's keepLast, or 2 for s3://.")
+]
+
+
+class Output(StrEnum):
+    """What `spottune log` prints."""
+
+    TABLE = "table"
+    JSON = "json"
 
 
 @app.command()
@@ -28,14 +63,109 @@ def version() -> None:
 @app.command()
 def watch(job: str, namespace: Namespace = "default", kubeconfig: Kubeconfig = None) -> None:
     """Follow JOB until it ends: phase, step, loss, node, pool, attempts. Exits 1 unless it succeeds."""
-    try:
+    with speaking():
+        from spottune_cli.jobs import Jobs
+
         last = follow(Jobs(namespace, kubeconfig), job)
-    except JobNotFound as error:
-        raise SystemExit(f"spottune: {error}") from None
-    except KeyboardInterrupt:
-        raise SystemExit(130) from None
-    if last is None or view.phase(last) != "Succeeded":
-        raise SystemExit(f"spottune: {view.phase(last)}: {view.failure(last)}" if last else "spottune: the job was deleted")
+        if last is None:
+            raise Refusal(Exit.VIOLATION, "the job was deleted")
+        if view.phase(last) != "Succeeded":
+            raise Refusal(Exit.VIOLATION, f"{view.phase(last)}: {view.failure(last)}")
+
+
+@app.command()
+def log(
+    target: Target,
+    namespace: Namespace = "default",
+    output: Annotated[Output, typer.Option("--output", "-o", help="For people or for programs.")] = Output.TABLE,
+    limit: Annotated[int | None, typer.Option(min=1, help=f"Only so many of the newest records; table: {NEWEST}, json: all.")] = None,
+    everything: Annotated[bool, typer.Option("--all", help="All records.")] = False,
+    endpoint: Endpoint = None,
+    region: Region = None,
+    credentials_dir: Credentials = None,
+    kubeconfig: Kubeconfig = None,
+) -> None:
+    """Print a job's checkpoint log: who committed what, when and why, what was resumed, rejected, fenced, damaged. Only reads."""
+    with speaking():
+        from spottune_cli.document import document
+        from spottune_cli.history import understand
+        from spottune_cli.timeline import WIDE, timeline
+
+        place = _place(target, namespace, kubeconfig)
+        contents = _bucket(place, endpoint, region, credentials_dir).contents("data/")
+        if contents.beyond:
+            _errors.print(f"spottune: slot {len(contents.log)} is missing: `spottune verify` tells more", highlight=False, soft_wrap=True)
+        history = understand(contents.log, contents.keys, settled=contents.settled, keep_last=place.keep_last)
+        if output is Output.JSON:
+            typer.echo(json.dumps(document(history, str(place.location), None if everything else limit), indent=2))
+            return
+        width = _console.width if _console.is_terminal else max(_console.width, WIDE)
+        for line in timeline(history, where=str(place.location), width=width, limit=None if everything else limit or NEWEST):
+            _console.print(line, soft_wrap=True)
+
+
+@app.command()
+def verify(
+    target: Target,
+    namespace: Namespace = "default",
+    everything: Annotated[bool, typer.Option("--all", help="Go on after the first violation and list all.")] = False,
+    keep_last: KeepLast = None,
+    endpoint: Endpoint = None,
+    region: Region = None,
+    credentials_dir: Credentials = None,
+    kubeconfig: Kubeconfig = None,
+) -> None:
+    """Audit a job's checkpoint log, and download and hash the data of all kept commits. Only reads.
+
+    Exit codes: 0 all is right, 1 a violation, 2 cannot be asked like that, 3 the bucket or cluster does not answer or refuses.
+    """
+    with speaking():
+        from spottune_cli.verify import audit
+
+        place = _place(target, namespace, kubeconfig)
+        bucket = _bucket(place, endpoint, region, credentials_dir)
+        _console.print(str(place.location), style="bold", soft_wrap=True)
+        found = audit(bucket, keep_last or place.keep_last, everything=everything, say=_say)
+        if found:
+            more = "" if everything else "; stopped at the first one, --all lists all"
+            raise Refusal(Exit.VIOLATION, f"{found} violation{'' if found == 1 else 's'}{more}")
+        _console.print("OK", style="bold green")
+
+
+@app.command()
+def restore(
+    target: Target,
+    into: Annotated[Path, typer.Option("--output", "-o", help="Folder to make.")],
+    at: Annotated[str, typer.Option(help="A step, `latest` or `final`.")] = "latest",
+    full: Annotated[bool, typer.Option("--full", help="Also the complete state (optimizer, cursor, …) under state/.")] = False,
+    force: Annotated[bool, typer.Option("--force", help="Replace a folder that is not empty.")] = False,
+    namespace: Namespace = "default",
+    endpoint: Endpoint = None,
+    region: Region = None,
+    credentials_dir: Credentials = None,
+    kubeconfig: Kubeconfig = None,
+) -> None:
+    """Make a PEFT adapter of any kept commit: what `PeftModel.from_pretrained` loads. Everything is verified; only reads the bucket."""
+    with speaking():
+        from spottune_cli import restore as restoring
+        from spottune_cli.history import understand
+        from spottune_cli.timeline import size
+
+        restoring.check_target(into, force=force)
+        place = _place(target, namespace, kubeconfig)
+        bucket = _bucket(place, endpoint, region, credentials_dir)
+        contents = bucket.contents("data/")
+        history = understand(contents.log, contents.keys, settled=contents.settled, keep_last=place.keep_last)
+        commit = restoring.choose(history, at)
+        loaded = bucket.load(commit, tuple(commit.digests) if full else restoring.NEEDED)
+        if isinstance(loaded, str):
+            raise Refusal(Exit.VIOLATION, restoring.unreadable(history, commit, loaded))
+        wanted = restoring.contents(commit, loaded, full=full)
+        restoring.write(into, wanted)
+        loss = f", loss {commit.loss:.4f}" if commit.loss is not None else ""
+        _say(f"step {commit.step} (slot {commit.slot}, attempt {commit.epoch}{loss}) is in {into}:")
+        for name, content in wanted.items():
+            _say(f"  {size(len(content)):>8}  {name}")
 
 
 def follow(jobs: Jobs, name: str) -> dict[str, Any] | None:
@@ -52,6 +182,28 @@ def follow(jobs: Jobs, name: str) -> dict[str, Any] | None:
             if view.phase(last) in view.TERMINAL_PHASES:
                 return last
     return None
+
+
+def _place(target: str, namespace: str, kubeconfig: str | None) -> Place:
+    from spottune_cli.place import is_uri, of_job, of_uri
+
+    if is_uri(target):
+        return of_uri(target)
+    from spottune_cli.jobs import Jobs
+
+    return of_job(Jobs(namespace, kubeconfig).get(target))
+
+
+def _bucket(place: Place, endpoint: str | None, region: str | None, credentials_dir: Path | None) -> Bucket:
+    from spottune_cli.bucket import Bucket
+    from spottune_cli.place import Access, open_place
+
+    access: Access = Access(endpoint, region, str(credentials_dir) if credentials_dir else "")
+    return Bucket(open_place(place, access), _errors)
+
+
+def _say(line: str) -> None:
+    _console.print(line, markup=False, soft_wrap=True)
 
 
 class _NoLive:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+from collections.abc import Sequence
 from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError, field_validator
@@ -87,6 +88,14 @@ class DataFile(BaseModel):
     sha256: Sha256
 
 
+def file_digest(parts: Sequence[str]) -> str:
+    """What a COMMIT states for a logical file, from the SHA-256 of its parts (hexadecimal), so that no byte is hashed twice.
+
+    One part: its own. Several: SHA-256 of their digests, 32 bytes each, one after the other.
+    """
+    return parts[0] if len(parts) == 1 else hashlib.sha256(b"".join(map(bytes.fromhex, parts))).hexdigest()
+
+
 CommitReason = Literal["interval", "notice", "rebalance", "sigterm", "request", "final", "recommit", "imported"]
 
 
@@ -99,9 +108,11 @@ class Commit(_Record):
     samples_seen: Annotated[int, Field(ge=0)]
     reason: CommitReason
     pinned: bool = False
+    pins: tuple[Slot, ...] = ()
+    """Pinned commits before this one in the lineage: whoever reads only the end of the log must know whose data stay."""
     files: tuple[DataFile, ...]
     digests: dict[str, Sha256] = Field(default_factory=dict)
-    """SHA-256 of each logical file as a whole: what two runs compare."""
+    """`file_digest` of each logical file: what two runs compare."""
     loss: float | None = None
     eval_loss: float | None = None
     timings: dict[str, float] = Field(default_factory=dict)

@@ -200,7 +200,7 @@ class RunSpec(SpecModel):
     model: ModelSpec
     """The base model."""
     dataset: DatasetSpec
-    """The data."""
+    """Training data."""
     method: MethodSpec = MethodSpec()
     """How the model is fine-tuned."""
     training: TrainingSpec

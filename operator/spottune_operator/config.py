@@ -58,7 +58,11 @@ def parse(arguments: Sequence[str], environ: Mapping[str, str]) -> Config:
     option("port", "port of /healthz, /readyz and /metrics", "8080")
     option("resync-seconds", "time between live lists", "10")
     option("poll-seconds", "time between questions to a running trainer", "5")
-    option("unreachable-grace-seconds", "a node may be not ready for so long before its trainer is replaced", "60")
+    option(
+        "unreachable-grace-seconds",
+        "a node may be not ready, or a deleted pod be overdue, for so long before its trainer is replaced",
+        "60",
+    )
     option("trainer-port", "port of the trainers' HTTP server", str(TRAINER_PORT))
     option("log-level", "log level", "info", ("debug", "info", "warning", "error"))
     values = parser.parse_args(arguments)

@@ -147,6 +147,7 @@ class Executor:
             progress=view.progress,
             notices=view.notices.about(view.nodes),
             obstacle=view.obstacles.get(job["metadata"]["uid"]),
+            pools=view.pools,
             now=self._clocks.wall(),
             settings=self._settings,
             live=True,

@@ -40,7 +40,7 @@ async def operate(config: Config) -> None:
         stack.push_async_callback(cluster.close)
         trainers = Trainers(port=config.trainer_port)
         stack.push_async_callback(trainers.close)
-        settings = Settings(unreachable_grace=config.unreachable_grace_seconds)
+        settings = Settings(cluster=config.trainers.cluster, unreachable_grace=config.unreachable_grace_seconds)
         executor = Executor(cluster, trainers, view, defaults=config.trainers, settings=settings, metrics=metrics, clocks=clocks)
         queue = WorkQueue[JobKey](executor.look, on_failure=_Complaints(executor))
         resync = Resync(cluster, view, executor, queue, ears, metrics, clocks)

@@ -12,6 +12,7 @@ from typing import Any
 
 from spottune_contract.env import CREDENTIALS_DIR, NODE_VARIABLE, POD_UID_VARIABLE, SCRATCH_DIR, TERMINATION_PATH, RunEnv
 from spottune_contract.labels import API_VERSION, COMPONENT, EPOCH, GROUP, JOB, KIND, POOL, RANK, TRAINER_CONTAINER, TRAINER_PORT
+from spottune_operator import images
 from spottune_operator.api.v1alpha1 import FineTuneJobSpec
 from spottune_operator.planner.pools import Pool
 from spottune_operator.planner.types import CreatePod, Observed
@@ -148,7 +149,7 @@ def _container(observed: Observed, spec: FineTuneJobSpec, action: CreatePod, def
         mounts.append({"name": _CREDENTIALS, "mountPath": CREDENTIALS_DIR, "readOnly": True})
     return {
         "name": TRAINER_CONTAINER,
-        "image": pinned_image(overrides.image or defaults.image, action.image_digest),
+        "image": images.pinned(overrides.image, defaults.image, action.image_digest),
         "imagePullPolicy": defaults.image_pull_policy,
         "env": _environment(observed, spec, action, defaults),
         "resources": {kind: dict(amounts) for kind, amounts in resources.items() if amounts},
@@ -204,20 +205,6 @@ def _environment(observed: Observed, spec: FineTuneJobSpec, action: CreatePod, d
 def literal(value: str) -> str:
     """`value` so that the kubelet hands it on unchanged: it expands `$(NAME)` and reads `$$` as `$`."""
     return value.replace("$", "$$")
-
-
-def pinned_image(image: str, resolved: str) -> str:
-    """`image` by the digest that an earlier attempt's node resolved, so that all attempts run the same bits.
-
-    An image that was loaded into a node without a registry has no digest to ask for; then the name has to do.
-    """
-    _, at, digest = resolved.rpartition("@")
-    if not at or not digest.startswith("sha256:"):
-        return image
-    repository = image.partition("@")[0]
-    # A colon after the last slash starts a tag; before it, a registry's port.
-    head, slash, last = repository.rpartition("/")
-    return f"{head}{slash}{last.partition(':')[0]}@{digest}"
 
 
 def _volumes(credentials_secret: str | None) -> list[Json]:

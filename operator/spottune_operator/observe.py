@@ -10,7 +10,8 @@ from pydantic import ValidationError
 from spottune_contract.exitcodes import PodEnd
 from spottune_contract.labels import EPOCH, JOB, POOL, RANK, TRAINER_CONTAINER
 from spottune_contract.progress import Progress, Termination
-from spottune_operator.api.v1alpha1 import FineTuneJobSpec, FineTuneJobStatus
+from spottune_operator import images
+from spottune_operator.api.v1alpha1 import FineTuneJobSpec, FineTuneJobStatus, PoolStatus
 from spottune_operator.planner.statuses import at, clip
 from spottune_operator.planner.types import Notice, Observed, ObservedPod, Obstacle, PodState, Settings
 
@@ -29,13 +30,14 @@ def observe(
     progress: Mapping[str, Progress] | None = None,
     notices: Iterable[Notice] = (),
     obstacle: Obstacle | None = None,
+    pools: tuple[PoolStatus, ...] = (),
     settings: Settings | None = None,
     live: bool = True,
 ) -> Observed:
     """All that a decision about `job` may depend on.
 
     `pods`: those with the job's label in its namespace; pods of another owner UID are left out. `nodes` by name; one that is
-    not in it is not known, which decides nothing. `progress` by pod UID. `now`: wall clock seconds.
+    not in it is not known, which decides nothing. `progress` by pod UID. `pools`: see `pools.shared`. `now`: wall clock seconds.
     """
     settings = settings or Settings()
     metadata = job["metadata"]
@@ -57,6 +59,7 @@ def observe(
         live=live,
         notices=tuple(n for n in notices if n.node in places),
         obstacle=obstacle,
+        pools=pools,
         settings=settings,
     )
 
@@ -117,7 +120,7 @@ def observe_pod(
         else "",
         waiting_reason=waiting.get("reason") or "",
         waiting_message=clip(waiting.get("message") or "", ERROR_LIMIT),
-        image_id=(container or {}).get("imageID") or "",
+        image=images.resolved(_image(pod), (container or {}).get("imageID") or ""),
         progress=report if report is not None and (report.job_uid, report.epoch) == (job_uid, epoch) else None,
         last_words="" if termination is not None else clip(terminated.get("message") or "", ERROR_LIMIT),
     )
@@ -130,11 +133,16 @@ def classify(pod: Json, node: Json | None, now: float, settings: Settings) -> Po
     if state.get("terminated") or status.get("phase") in ("Succeeded", "Failed"):
         return PodState.ENDED
     deleting = "deletionTimestamp" in metadata
+    overdue = deleting and _overdue_for(metadata, now) > settings.unreachable_grace
     if not (pod.get("spec") or {}).get("nodeName"):
-        # Without a node nothing can run: the API server removes such a pod as soon as its deletion is asked for.
+        # Without a node nothing can run: the API server removes such a pod at once, unless somebody's finalizer holds it.
+        if overdue:
+            return PodState.STUCK
         return PodState.TERMINATING if deleting else PodState.SCHEDULING
     if _unready_for(node, now) > settings.unreachable_grace:
         return PodState.LOST
+    if overdue:
+        return PodState.STUCK
     if deleting:
         return PodState.TERMINATING
     return PodState.RUNNING if state.get("running") else PodState.CREATING
@@ -158,8 +166,20 @@ def _container(status: Json) -> dict[str, Any] | None:
     return next((c for c in status.get("containerStatuses") or () if c.get("name") == TRAINER_CONTAINER), None)
 
 
+def _image(pod: Json) -> str:
+    """The trainer's image as the pod names it."""
+    containers = (pod.get("spec") or {}).get("containers") or ()
+    return next((c.get("image") or "" for c in containers if c.get("name") == TRAINER_CONTAINER), "")
+
+
 def _condition(status: Json, kind: str) -> dict[str, Any]:
     return next((c for c in status.get("conditions") or () if c.get("type") == kind), {})
+
+
+def _overdue_for(metadata: Json, now: float) -> float:
+    """Seconds since a deleted pod should have been gone: the API server writes the end of its grace time as its deletion time."""
+    deadline = at(metadata.get("deletionTimestamp") or "")
+    return now - deadline if deadline else 0.0
 
 
 def _unready_for(node: Json | None, now: float) -> float:

@@ -12,10 +12,12 @@ from typing import Any
 
 from spottune_contract.progress import Progress
 from spottune_operator import logs
+from spottune_operator.api.v1alpha1 import FineTuneJobStatus
 from spottune_operator.cluster import Cluster, ClusterError
 from spottune_operator.executor import Clocks, Executor
 from spottune_operator.health import Health, Key
 from spottune_operator.metrics import Metrics
+from spottune_operator.planner.pools import shared
 from spottune_operator.trainers import Trainers, Unreachable
 from spottune_operator.view import JobKey, PodPlace, View
 from spottune_operator.workqueue import WorkQueue
@@ -67,6 +69,7 @@ class Resync:
             _log.warning("live list failed", error=f"{type(error).__name__}: {error}")
             return False
         self._view.replace(pods, nodes, (job["metadata"]["uid"] for job in jobs))
+        self._view.pools = shared((FineTuneJobStatus.parse(job.get("status")) for job in jobs), self._clocks.wall())
         self._health.listed(_versions(jobs, pods, nodes), self._clocks.monotonic())
         self.complete.set()
         self._queue_due(jobs, pods)

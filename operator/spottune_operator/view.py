@@ -11,6 +11,7 @@ from typing import Any, NamedTuple
 
 from spottune_contract.labels import JOB
 from spottune_contract.progress import Progress
+from spottune_operator.api.v1alpha1 import PoolStatus
 from spottune_operator.notices.board import NoticeBoard
 from spottune_operator.planner.types import Obstacle
 
@@ -47,6 +48,8 @@ class View:
     obstacles: dict[str, Obstacle] = field(default_factory=dict)
     """Why the last create was refused, by job UID."""
     notices: NoticeBoard = field(default_factory=NoticeBoard)
+    pools: tuple[PoolStatus, ...] = ()
+    """Trouble of pools, as the statuses of all jobs told at the last resync."""
 
     def put_node(self, node: Json) -> None:
         self.nodes[node["metadata"]["name"]] = slim_node(node)

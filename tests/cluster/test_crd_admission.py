@@ -233,7 +233,7 @@ def planned() -> dict[str, FineTuneJobStatus]:
     commit = view.last_commit.model_copy(update={"digests": {"adapter.safetensors": "0" * 64}, "at": "2027-01-15T08:00:00Z"})
     exact = {"exact": True, "reason": "StateVerified", "message": "m", "compute_class": "cpu"}
     report = progress(log=view.model_copy(update={"last_commit": commit}), eval_loss=1.5, checkpoint_seconds=3.0, exactness=exact)
-    running = pod(progress=report, image_id="trainer@sha256:" + "0" * 64)
+    running = pod(progress=report, image="trainer@sha256:" + "0" * 64)
     seen = {
         "new": observed(status=FineTuneJobStatus()),
         "running": observed(running),

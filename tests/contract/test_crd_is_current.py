@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from typing import Any
 
 import pytest
@@ -44,6 +45,13 @@ def test_every_field_is_typed_and_described() -> None:
         assert "type" in node or node.get("x-kubernetes-int-or-string"), path
         if not path.endswith(("[]", "{}")):
             assert node.get("description"), f"{path} has no description for kubectl explain"
+
+
+def test_no_explanation_says_the_same_twice() -> None:
+    for path, node in nodes(schema()):
+        words = re.findall(r"[^.:;]+[.:;]", node.get("description", ""))
+        beginnings = [" ".join(sentence.split()[:4]) for sentence in words if len(sentence.split()) > 3]
+        assert len(beginnings) == len(set(beginnings)), f"{path}: {node['description']}"
 
 
 def test_every_list_map_and_text_under_a_rule_has_a_limit() -> None:

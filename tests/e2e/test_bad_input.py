@@ -35,7 +35,7 @@ GOOD = "undisturbed"
 def proxy(cluster_home: Path) -> Iterator[FaultProxy]:
     """A store that takes no notice of conditions."""
     proxy = FaultProxy(ObjectStore.of_cluster(Home(cluster_home)), HOST_ADDRESS)
-    proxy.strip_conditions = True
+    proxy.ignore = lambda request: True
     yield proxy
     proxy.close()
 

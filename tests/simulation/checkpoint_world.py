@@ -17,6 +17,7 @@ from spottune_contract.records import Claim, Commit, Resume, UnreadableRecord, d
 from spottune_trainer.checkpoint.errors import CheckpointError, NoReadableCheckpoint, StorageUnavailable
 from spottune_trainer.checkpoint.lineage import Writer
 from spottune_trainer.checkpoint.protocol import Facts, Protocol, Restored
+from spottune_trainer.checkpoint.reading import WINDOW
 from spottune_trainer.checkpoint.store import Backoff, Request, Together
 from spottune_trainer.checkpoint.transfer import Files
 from tests.simulation.memory_store import Faults, MemoryStore
@@ -120,6 +121,8 @@ class Options:
     turns: int = 260
     corruption: float = 0.6
     """Probability that a run has one damaged object."""
+    missing: float = 0.3
+    """Share of damaged data objects that are not there at all any more."""
     claims_only: bool = False
     """The damaged object is a CLAIM, shortly after it was written: the worst place and moment."""
     stale: float = 0.05
@@ -128,16 +131,19 @@ class Options:
     crash: float = 0.006
     pause: float = 0.03
     rollback: float = 0.05
+    window: int = WINDOW
+    """A log of twice as many records is read back from its end; a schedule writes some dozens."""
 
 
 class World:
     """One run of one seed."""
 
-    def __init__(self, seed: int, options: Options) -> None:
-        self.chance = random.Random(seed)
+    def __init__(self, chance: random.Random, options: Options) -> None:
+        self.chance = chance
         self.options = options
         self.store = MemoryStore(self.chance, options.faults(self.chance))
         self.actors: list[Actor] = []
+        self._tokens = 0
         self.epoch = 0
         self.turn = 0
         self.heard = 0
@@ -154,11 +160,15 @@ class World:
         self._log_bytes: dict[str, bytes] = {}
 
     def token(self) -> str:
-        return f"{self.chance.getrandbits(48):012x}"
+        # Numbered, because a search for the simplest schedule makes all random bits zero.
+        self._tokens += 1
+        return f"{self.chance.getrandbits(48):012x}{self._tokens:04x}"
 
     def spawn(self, epoch: int) -> Actor:
         writer = Writer(epoch, self.token())
-        protocol = self.options.protocol(writer, min_slot=self.heard, token=self.token, stamp=lambda: "", part_bytes=10)
+        protocol = self.options.protocol(
+            writer, min_slot=self.heard, token=self.token, stamp=lambda: "", part_bytes=10, window=self.options.window
+        )
         actor = Actor(f"e{epoch}-{writer.token[:4]}", protocol, self._life(protocol))
         self.actors.append(actor)
         return actor
@@ -247,6 +257,8 @@ class World:
             slot = parse_slot_key(victim)
             self.resume_damaged = slot is not None and isinstance(_decoded(slot, self.store.objects[victim]), Resume)
             self.store.corrupt(victim)
+            if slot is None and self.store.happens(self.options.missing):
+                del self.store.objects[victim]
             self._remember()
 
     def _step(self, actor: Actor) -> None:
@@ -383,7 +395,7 @@ def _check_state(commit: Commit, files: Files) -> None:
 def run_schedule(seed: int, options: Options | None = None) -> World:
     """One schedule. Raises `Violation` with the seed in front."""
     try:
-        return World(seed, options or Options()).run()
+        return World(random.Random(seed), options or Options()).run()
     except Violation as violation:
         raise Violation(f"seed {seed}: {violation}") from violation
 

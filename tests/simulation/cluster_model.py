@@ -62,6 +62,8 @@ class Process:
     step: int = 0
     resumed_from: int | None = None
     first_step: bool = False
+    hung: bool = False
+    """In the driver: no signal ends it, only the end of its machine does."""
 
 
 @dataclass
@@ -135,18 +137,18 @@ class World:
         self.writes += 1
         return copy.deepcopy(pod)
 
-    def api_delete_pod(self, name: str, uid: str) -> None:
+    def api_delete_pod(self, name: str, uid: str, grace_seconds: float | None) -> None:
         pod = self.pods.get(name)
         if pod is None or pod["metadata"]["uid"] != uid:
             raise NotFound(f"pod {name} with UID {uid} not found", status=404)
         if "deletionTimestamp" not in pod["metadata"]:
             self.writes += 1
-        self.delete(pod)
+        self.delete(pod, grace_seconds)
 
     # -- what happens by itself ----------------------------------------------------------------------------------------
 
-    def time(self) -> str:
-        return datetime.fromtimestamp(self.now, UTC).isoformat()
+    def time(self, ahead: float = 0.0) -> str:
+        return datetime.fromtimestamp(self.now + ahead, UTC).isoformat()
 
     def new_uid(self, kind: str) -> str:
         self._uid += 1
@@ -314,16 +316,19 @@ class World:
             "terminated": {"exitCode": code, "reason": reason, "message": message, "startedAt": started}
         }
 
-    def delete(self, pod: Json) -> None:
-        """A deletion is asked for. What has no node or has ended is gone at once."""
+    def delete(self, pod: Json, grace_seconds: float | None = None) -> None:
+        """A deletion is asked for. What has no node or has ended is gone at once; anything else bears the time by which it shall be."""
         if not pod["spec"].get("nodeName") or pod["status"]["phase"] in ("Succeeded", "Failed"):
             del self.pods[pod["metadata"]["name"]]
         else:
-            pod["metadata"].setdefault("deletionTimestamp", self.time())
+            grace = pod["spec"]["terminationGracePeriodSeconds"] if grace_seconds is None else grace_seconds
+            pod["metadata"].setdefault("deletionTimestamp", self.time(grace))
 
     def reap(self, pod: Json, *, commits: bool, seen: bool) -> None:
         """The kubelet ends a pod whose deletion was asked for; `seen`: its end can be read before the object is gone."""
         process = self.processes.get(pod["metadata"]["uid"])
+        if process is not None and process.alive and process.hung:
+            return
         if process is not None and process.alive:
             if process.claimed and commits:
                 if self.commit(process, "notice"):
@@ -403,7 +408,7 @@ class ModelCluster:
 
     async def delete_pod(self, namespace: str, name: str, *, uid: str, grace_seconds: int | None) -> None:
         assert grace_seconds is None or grace_seconds >= 1, "a pod that may train is never killed outright"
-        await Call("delete pod", lambda: self._world.api_delete_pod(name, uid))
+        await Call("delete pod", lambda: self._world.api_delete_pod(name, uid, grace_seconds))
 
     async def list_nodes(self) -> list[Json]:
         result: list[Json] = await Call("list nodes", lambda: copy.deepcopy(list(self._world.nodes.values())))

@@ -17,6 +17,7 @@ from botocore.credentials import Credentials
 from localcloud.objectstore import REGION, ObjectStore
 
 KEPT = ("if-none-match", "content-type", "range")
+CODES = {403: "AccessDenied", 501: "NotImplemented", 503: "SlowDown"}
 
 
 @dataclass(frozen=True)
@@ -32,14 +33,18 @@ class FaultProxy:
     """What to do with requests; every hook may be replaced at any time."""
 
     def __init__(self, store: ObjectStore, address: str = "127.0.0.1") -> None:
-        self.strip_conditions = False
-        self.refuse: Callable[[Passing], int | None] = lambda request: None
-        """Answer with this status instead of forwarding."""
+        self.ignore: Callable[[Passing], bool] = lambda request: False
+        """Forward without its condition: what is there is overwritten."""
+        self.pretend: Callable[[Passing], bool] = lambda request: False
+        """Answer with success and forward nothing."""
+        self.refuse: Callable[[Passing], int | tuple[int, str] | None] = lambda request: None
+        """Answer with this status, and code, instead of forwarding."""
         self.lose: Callable[[Passing], bool] = lambda request: False
         """Forward, then close the connection without an answer."""
         self.cut: Callable[[Passing], bool] = lambda request: False
         """Forward, then send only half of the answer's body."""
         self.seen: list[Passing] = []
+        self._turn = threading.Lock()
         self._upstream = store.endpoint.removeprefix("http://")
         self._credentials = Credentials(store.access_key, store.secret_key)
         proxy = self
@@ -73,12 +78,20 @@ class FaultProxy:
         path = urllib.parse.urlsplit(handler.path).path
         request = Passing(handler.command, urllib.parse.unquote(path).lstrip("/").partition("/")[2])
         self.seen.append(request)
-        status = self.refuse(request)
-        if status is not None:
-            code = {403: "AccessDenied", 503: "SlowDown"}.get(status, "InternalError")
+        refusal = self.refuse(request)
+        if refusal is not None:
+            status, code = refusal if isinstance(refusal, tuple) else (refusal, CODES.get(refusal, "InternalError"))
             self._answer(handler, status, {"Content-Type": "application/xml"}, f"<Error><Code>{code}</Code></Error>".encode())
             return
-        answer, content = self._forward(handler, body)
+        if self.pretend(request):
+            self._answer(handler, 200, {"ETag": '"0"'}, b"")
+            return
+        if request.key.rpartition("/")[0].endswith("/probe"):
+            # In turn, so that a hook decides by the order in which requests take effect.
+            with self._turn:
+                answer, content = self._forward(handler, body, keep_condition=not self.ignore(request))
+        else:
+            answer, content = self._forward(handler, body, keep_condition=not self.ignore(request))
         if self.lose(request):
             handler.close_connection = True
             handler.connection.close()
@@ -90,9 +103,9 @@ class FaultProxy:
             headers["Content-Length"] = answer.getheader("Content-Length") or "0"
         self._answer(handler, answer.status, headers, content, cut=self.cut(request))
 
-    def _forward(self, handler: BaseHTTPRequestHandler, body: bytes) -> tuple[http.client.HTTPResponse, bytes]:
+    def _forward(self, handler: BaseHTTPRequestHandler, body: bytes, *, keep_condition: bool) -> tuple[http.client.HTTPResponse, bytes]:
         headers = {name: value for name, value in handler.headers.items() if name.lower() in KEPT}
-        if self.strip_conditions:
+        if not keep_condition:
             headers = {name: value for name, value in headers.items() if name.lower() != "if-none-match"}
         signed = AWSRequest(handler.command, f"http://{self._upstream}{handler.path}", headers, body)
         S3SigV4Auth(self._credentials, "s3", REGION).add_auth(signed)

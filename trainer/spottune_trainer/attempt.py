@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import math
 import time
 from collections.abc import Callable
@@ -32,14 +33,14 @@ from spottune_trainer.checkpoint import (
 from spottune_trainer.checkpoint.drive import start_daemon
 from spottune_trainer.control import ControlServer, Routes
 from spottune_trainer.errors import BadConfig, BadData, Diverged, StorageUnusable, TrainerError, Transient
-from spottune_trainer.export import export
+from spottune_trainer.export import export_final
 from spottune_trainer.logs import Log, Tail
 from spottune_trainer.metrics import exposition
 from spottune_trainer.objects import Objects, open_objects
 from spottune_trainer.preemption import Preemption, StopRequested
 from spottune_trainer.preload import preload
 from spottune_trainer.sources import Sources, locate
-from spottune_trainer.state_files import TRAINER, document
+from spottune_trainer.state_files import TRAINER, document, same_place
 
 if TYPE_CHECKING:
     from spottune_trainer.loop import NonFinite, Run
@@ -47,6 +48,19 @@ if TYPE_CHECKING:
 
 FINAL_SECONDS = 600.0
 """For this long the FINAL commit is tried before the attempt gives up (the work is then done again from the last commit)."""
+
+
+_MORE_MEMORY = "not enough memory: lower microBatchSize or dataset.maxLength, or give the pod more"
+
+
+def out_of_memory(error: BaseException) -> bool:
+    """Python, torch on the CPU, torch on the GPU and the operating system each say it in their own way."""
+    return (
+        isinstance(error, MemoryError)
+        or type(error).__name__ == "OutOfMemoryError"
+        or (isinstance(error, OSError) and error.errno == errno.ENOMEM)
+        or (isinstance(error, RuntimeError) and "can't allocate memory" in str(error))
+    )
 
 
 @dataclass(frozen=True)
@@ -75,9 +89,9 @@ class Attempt:
             return self._stopped_before_work()
         except (TrainerError, CheckpointError) as error:
             return Outcome(error.exit_code, error.reason, str(error))
-        except MemoryError as error:
-            return Outcome(ExitCode.TRANSIENT, "OutOfMemory", f"not enough memory: lower microBatchSize or dataset.maxLength ({error})")
         except Exception as error:  # the last resort: another attempt may fare better, and the budget bounds the tries
+            if out_of_memory(error):
+                return Outcome(ExitCode.TRANSIENT, "OutOfMemory", f"{_MORE_MEMORY} ({type(error).__name__}: {str(error)[:500]})")
             self.log.exception("unexpected error")
             return Outcome(ExitCode.TRANSIENT, "UnexpectedError", f"{type(error).__name__}: {str(error)[:1500]}")
 
@@ -115,11 +129,11 @@ class Attempt:
             sources = self._sources()
             imported()
             run = self._build(sources, own_class)
-        restored = self._restore(run)
-        if restored is None:
+        resumed = self._restore(run)
+        if resumed is None:
             self.board.update(exactness=exactness.started(own_class))
         else:
-            self.board.update(resumed_from_step=restored.commit.step)
+            self.board.update(resumed_from_step=resumed.step)
         with self.preemption.leaving_at_once():
             """A stop that came while restoring: nothing was done since."""
         return self._train(run)
@@ -182,18 +196,19 @@ class Attempt:
         )
         return run
 
-    def _restore(self, run: Run) -> Restored | None:
+    def _restore(self, run: Run) -> Commit | None:
+        """Go on from the newest commit; None for none. Its files are let go of: a run would hold them to its end."""
         self.board.phase(TrainerPhase.RESTORING)
         started = time.monotonic()
-        restored = self._commits.resume(lambda _commit, files: self._accept(run, files))
+        restored = self._commits.resume(lambda commit, files: self._accept(run, commit, files))
         if restored is not None:
             for rejected in restored.rejected:
                 self.board.warn(f"CommitRejected: slot {rejected.slot}: {rejected.why}")
             self._load(run, restored)
         self.log.info("restored", step=run.step, seconds=_since(started))
-        return restored
+        return restored.commit if restored else None
 
-    def _accept(self, run: Run, files: Files) -> None:
+    def _accept(self, run: Run, commit: Commit, files: Files) -> None:
         """Raises `Unacceptable` for a state that does not fit; other data or another model end the attempt instead."""
         differing = run.identity.differing(document(files, TRAINER))
         if {"dataset_digest", "eval_digest"} & set(differing):
@@ -201,11 +216,10 @@ class Attempt:
         if "model_fingerprint" in differing:
             raise BadConfig("ModelChanged", "the base model is not that of the first attempt: restore it, or start a new job")
         run.check(files)
+        same_place(commit, files)
 
     def _load(self, run: Run, restored: Restored) -> None:
         run.load(restored.files)
-        if run.step != restored.commit.step:
-            raise NoReadableCheckpoint(f"slot {restored.commit.slot} says step {restored.commit.step}, its files say {run.step}")
         self.board.update(step=run.step, samples_seen=run.samples_seen, loss=run.loss, eval_loss=run.eval_loss)
         self._prove(run, restored.commit)
 
@@ -259,7 +273,7 @@ class Attempt:
         self.board.phase(TrainerPhase.RESTORING)
         saver.flush(time.monotonic() + FINAL_SECONDS)
         try:
-            restored = self._commits.rollback(lambda _commit, files: self._accept(run, files), why=str(error))
+            restored = self._commits.rollback(lambda commit, files: self._accept(run, commit, files), why=str(error))
         except NoReadableCheckpoint:
             raise Diverged(
                 "NonFinite", f"{error}, and there is no earlier commit to go back to: lower training.learningRate, or check the data"
@@ -287,7 +301,9 @@ class Attempt:
         place = ""
         if output is not None:
             hit("T11")
-            place = export(files, output.destination, self._objects())
+            place = export_final(
+                files, final, output.destination, self._objects(), location=self.env.location, again=already, tell=self._export_waits
+            )
             self.log.info("exported", destination=place)
         self.board.phase(TrainerPhase.DONE)
         if already:
@@ -295,6 +311,10 @@ class Attempt:
                 ExitCode.DONE, "AlreadyFinal", f"the run was finished by epoch {final.epoch}; the adapter was exported again", place
             )
         return Outcome(ExitCode.DONE, "Completed", f"all {final.step} steps are done", place)
+
+    def _export_waits(self, trouble: str) -> None:
+        self.board.warn(f"ExportWaits: {trouble}")
+        self.log.warning("the export waits", trouble=trouble)
 
     def _stop(self, run: Run, supervision: Supervision) -> Outcome:
         notice = self.preemption.stop

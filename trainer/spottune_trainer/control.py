@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import socket
 import threading
+import time
+from collections import Counter
 from collections.abc import Callable
+from dataclasses import dataclass
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
 
@@ -15,7 +19,8 @@ from spottune_contract.progress import CheckpointRequest
 from spottune_trainer.preemption import REFILL_SECONDS, Answer
 
 MAX_BODY_BYTES = 4096
-SOCKET_SECONDS = 5.0
+CONNECTION_SECONDS = 5.0
+"""From accept to answer: nobody who asks honestly needs a tenth of it."""
 MAX_CONNECTIONS = 16
 
 
@@ -33,15 +38,33 @@ class Routes:
         self.progress, self.metrics, self.hung, self.notify = progress, metrics, hung, notify
 
 
+@dataclass(frozen=True)
+class _Connection:
+    socket: socket.socket
+    peer: str
+    """Address of the caller, without its port."""
+    deadline: float
+    """Monotonic seconds at which it is ended, however it is used."""
+
+
 class ControlServer(ThreadingHTTPServer):
-    """Daemon threads, at most `MAX_CONNECTIONS` at once; more are closed unanswered."""
+    """One request per connection, in `connection_seconds` at most and on a daemon thread.
+
+    With all `MAX_CONNECTIONS` in use the newcomer is served, and the caller that holds the most loses its oldest: slow or silent
+    connections starve nobody, and a crowd of one caller costs the kubelet's probe nothing.
+    """
 
     daemon_threads = True
     request_queue_size = 64
 
-    def __init__(self, port: int, routes: Routes) -> None:
+    def __init__(self, port: int, routes: Routes, *, connection_seconds: float = CONNECTION_SECONDS) -> None:
         self.routes = routes
-        self._slots = threading.BoundedSemaphore(MAX_CONNECTIONS)
+        self._seconds = connection_seconds
+        self._lock = threading.Lock()
+        self._open: list[_Connection] = []
+        """Oldest first."""
+        # A connection that was ended still has its thread for a moment.
+        self._slots = threading.BoundedSemaphore(4 * MAX_CONNECTIONS)
         self.address_family = socket.AF_INET6 if socket.has_dualstack_ipv6() else socket.AF_INET
         super().__init__(("", port), _Handler)
 
@@ -58,24 +81,50 @@ class ControlServer(ThreadingHTTPServer):
         threading.Thread(target=self.serve_forever, args=(0.1,), name="control", daemon=True).start()
 
     def process_request(self, request: Any, client_address: Any) -> None:
-        if self._slots.acquire(blocking=False):
-            super().process_request(request, client_address)
-        else:
+        if not self._slots.acquire(blocking=False):
             self.shutdown_request(request)
+            return
+        newcomer = _Connection(request, client_address[0], time.monotonic() + self._seconds)
+        with self._lock:
+            if len(self._open) >= MAX_CONNECTIONS:
+                self._end(_most_expendable(self._open))
+            self._open.append(newcomer)
+        super().process_request(request, client_address)
 
     def process_request_thread(self, request: Any, client_address: Any) -> None:
         try:
             super().process_request_thread(request, client_address)
         finally:
+            with self._lock:
+                self._open = [connection for connection in self._open if connection.socket is not request]
             self._slots.release()
+
+    def service_actions(self) -> None:
+        """Called between requests, ten times a second: a time-out per read would let a caller drip for ever."""
+        now = time.monotonic()
+        with self._lock:
+            for connection in [connection for connection in self._open if connection.deadline <= now]:
+                self._end(connection)
+
+    def _end(self, connection: _Connection) -> None:
+        """Its thread wakes up from whatever it waits for and closes the socket."""
+        self._open.remove(connection)
+        with contextlib.suppress(OSError):  # closed by its thread in this moment
+            connection.socket.shutdown(socket.SHUT_RDWR)
 
     def handle_error(self, request: Any, client_address: Any) -> None:
         """A client that goes away in mid-answer is not our trouble."""
 
 
+def _most_expendable(connections: list[_Connection]) -> _Connection:
+    """The oldest of the caller that holds the most."""
+    held = Counter(connection.peer for connection in connections)
+    return max(connections, key=lambda connection: held[connection.peer])
+
+
 class _Handler(BaseHTTPRequestHandler):
     server: ControlServer
-    timeout = SOCKET_SECONDS
+    timeout = CONNECTION_SECONDS
     server_version, sys_version = "spottune-trainer", ""
 
     def do_GET(self) -> None:

@@ -56,12 +56,13 @@ class History:
                 raise ValueError(f"history column {name} has {len(tensor)} entries, the state has {steps} steps")
         if len(tensors["eval.step"]) != len(tensors["eval.loss"]):
             raise ValueError("history has evaluations without a loss")
+        digests = tensors["samples"].numpy().tobytes()
         return cls(
             tensors["loss"].tolist(),
             tensors["learning_rate"].tolist(),
             tensors["grad_norm"].tolist(),
             tensors["targets"].tolist(),
-            [bytes(row.tolist()) for row in tensors["samples"]],
+            [digests[at : at + 32] for at in range(0, len(digests), 32)],
             tensors["eval.step"].tolist(),
             tensors["eval.loss"].tolist(),
         )

@@ -7,7 +7,6 @@ kept from the step boundary.
 
 from __future__ import annotations
 
-import hashlib
 import math
 import time
 from collections.abc import Sequence
@@ -22,11 +21,13 @@ import torch.nn.functional as functional
 from spottune_contract.runspec import TrainingSpec
 from spottune_trainer import rng, state
 from spottune_trainer.checkpoint import Files
+from spottune_trainer.checkpoint.transfer import digest_of
 from spottune_trainer.exactness import Makers
 from spottune_trainer.history import History
 from spottune_trainer.method import Adapted
 from spottune_trainer.order import Order, sample_digest
 from spottune_trainer.schedule import Schedule
+from spottune_trainer.snapshot import Snapshots, Taken
 from spottune_trainer.state_files import TRAINER
 from spottune_trainer.tokens import IGNORED, Sample
 
@@ -97,6 +98,7 @@ class Run:
     """Finished optimizer steps."""
     generators: rng.Generators = field(init=False)
     """Of the last step boundary."""
+    snapshots: Snapshots = field(init=False)
     makers: Makers = field(init=False)
     """What has computed the steps so far, this process included."""
 
@@ -104,6 +106,7 @@ class Run:
         self.optimizer = torch.optim.AdamW(
             list(self.adapted.parameters.values()), lr=0.0, betas=(0.9, 0.999), eps=1e-8, weight_decay=self.training.weight_decay
         )
+        self.snapshots = Snapshots(self.adapted.parameters)
         rng.seed_all(self.training.seed)
         self.generators = rng.capture()
         self.makers = Makers().joined_by(self.compute_class, self.step)
@@ -125,18 +128,21 @@ class Run:
     def eval_loss(self) -> float | None:
         return self.history.eval_loss[-1] if self.history.eval_loss else None
 
-    def save(self) -> dict[str, bytes]:
-        """The state of the last finished step. Raises `NonFinite` if the adapter must not be saved."""
-        if not all(bool(torch.isfinite(p).all()) for p in self.adapted.parameters.values()):
-            raise NonFinite(self.step, "the adapter")
-        return self._encoded(self.generators)
+    def save(self) -> dict[str, bytes | memoryview]:
+        """The state of the last finished step, in memory that stays as it is while anybody holds a view of it.
 
-    def _encoded(self, generators: rng.Generators) -> dict[str, bytes]:
+        Raises `NonFinite` if the adapter must not be saved.
+        """
+        taken = self.snapshots.take(self.optimizer)
+        if not taken.finite:
+            raise NonFinite(self.step, "the adapter")
+        return self._encoded(taken, self.generators)
+
+    def _encoded(self, taken: Taken, generators: rng.Generators) -> dict[str, bytes | memoryview]:
         return state.encode(
             identity=self.identity,
             cursor=state.Cursor(self.step, self.samples_seen),
-            parameters=self.adapted.parameters,
-            optimizer=self.optimizer,
+            taken=taken,
             history=self.history,
             generators=generators,
             makers=self.makers,
@@ -154,14 +160,15 @@ class Run:
         self.makers = decoded.makers.joined_by(self.compute_class, self.step)
 
     def live_digests(self) -> dict[str, str]:
-        """SHA-256 of each file of the state as it is in memory now, generators included. Right after `load` they are the loaded ones'.
+        """Digest of each file of the state as it is in memory now, generators included. Right after `load` they are the loaded ones'.
 
         Without `trainer.json`: it describes the run, `check` compares it.
         """
         here = rng.capture()
         # A state may have generators of GPUs that are not here, and lack those of GPUs that are.
-        files = self._encoded({name: here.get(name, saved) for name, saved in self.generators.items()})
-        return {name: hashlib.sha256(data).hexdigest() for name, data in files.items() if name != TRAINER}
+        generators = {name: here.get(name, saved) for name, saved in self.generators.items()}
+        files = self._encoded(self.snapshots.take(self.optimizer), generators)
+        return {name: digest_of(data) for name, data in files.items() if name != TRAINER}
 
     def evaluation_due(self) -> bool:
         """Before the first step (the base model), after every `evalSteps`, and at the end; once each."""

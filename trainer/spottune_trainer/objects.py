@@ -5,6 +5,7 @@ The same client, credentials and error mapping as the checkpoint store; other ca
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import random
 import re
@@ -12,6 +13,7 @@ import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TypeVar
 
@@ -25,13 +27,29 @@ from spottune_trainer.checkpoint.store import Body, Denied, Unavailable
 
 T = TypeVar("T")
 
-PATIENCE_SECONDS = 45.0
-"""For one object without a useful answer: a bad source is known within a minute of the container's start."""
-DENIED_PATIENCE_SECONDS = 4.0
 MAX_FILES = 10_000
 _CHUNK = 1 << 20
+_NO_ROOM = (errno.ENOSPC, errno.EDQUOT)
 _JITTER = random.Random()  # noqa: S311 - its own: the global generator belongs to the training
 _SAFE_NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9._=+ -]{0,254}")
+
+
+@dataclass(frozen=True)
+class Patience:
+    """For how long one object is tried again, in seconds."""
+
+    unavailable: float
+    """Without a useful answer."""
+    denied: float
+    """Against refusals: credentials are rotated and rights arrive late."""
+    hopeless: float = 0.0
+    """Against refusals that no waiting cures by itself, such as a bucket that does not exist."""
+
+
+FOR_SOURCES = Patience(unavailable=45.0, denied=4.0)
+"""A bad source is known within a minute of the container's start."""
+FOR_EXPORT = Patience(unavailable=600.0, denied=300.0, hopeless=300.0)
+"""The run is over and durable: waiting is cheaper than another attempt, and somebody may still make it right."""
 
 
 class SourceMissing(CheckpointError):
@@ -46,8 +64,10 @@ class SourceUnusable(CheckpointError):
     reason = "SourceUnusable"
 
 
-class _Missing(Exception):
-    pass
+class ScratchFull(CheckpointError):
+    """The disk of this node has no room for a source. Another node may have."""
+
+    reason = "ScratchFull"
 
 
 def safe_relative(name: str) -> Path:
@@ -124,8 +144,11 @@ class Objects:
             pool.shutdown(wait=False, cancel_futures=True)
         return paths
 
-    def put(self, uri: str, body: Body) -> None:
-        """Write an object, whatever was there, and read it back. Raises `StorageDenied`, `StorageUnavailable`."""
+    def put(self, uri: str, body: Body, *, patience: Patience = FOR_SOURCES, tell: Callable[[str], None] = lambda trouble: None) -> None:
+        """Write an object, whatever was there, and read it back. `tell` hears once that it has to wait, and for what.
+
+        Raises `StorageDenied`, `StorageUnavailable`.
+        """
         where = _split(uri)
         meant = hashlib.sha256(body).hexdigest()
 
@@ -140,7 +163,7 @@ class Objects:
             if stored.hexdigest() != meant:
                 raise OSError("what was read back differs from what was written")
 
-        self._persist(put, "s3:PutObject and s3:GetObject", where)
+        self._persist(put, "s3:PutObject and s3:GetObject", where, patience, tell)
 
     def _names(self, where: S3Location) -> Iterator[str]:
         """Relative names of the objects under a prefix; folder markers are left out."""
@@ -170,7 +193,14 @@ class Objects:
 
         self._persist(get, "s3:GetObject", where)
 
-    def _persist(self, attempt: Callable[[], T], action: str, where: S3Location) -> T:
+    def _persist(
+        self,
+        attempt: Callable[[], T],
+        action: str,
+        where: S3Location,
+        patience: Patience = FOR_SOURCES,
+        tell: Callable[[str], None] = lambda trouble: None,
+    ) -> T:
         """Try until it works, is refused for good, or patience ends."""
         started, tries = time.monotonic(), 0
         while True:
@@ -181,17 +211,19 @@ class Objects:
                     raise SourceMissing(f"{where} does not exist: upload it, or correct the URI") from None
                 problem = refused(error, action, where.bucket, where.prefix, self._connection)
             except (BotoCoreError, UrllibError, OSError) as error:
-                if isinstance(error, OSError) and error.errno == 28:
-                    raise SourceUnusable(
+                if isinstance(error, OSError) and error.errno in _NO_ROOM:
+                    raise ScratchFull(
                         f"the scratch volume is full while downloading {where}: give the pod more ephemeral storage"
                     ) from None
                 problem = lost(error)
             waited = time.monotonic() - started
-            if isinstance(problem, Denied) and (problem.permanent or waited >= DENIED_PATIENCE_SECONDS):
-                raise StorageDenied(f"{where}: {problem.message}", reason=problem.reason)
-            if waited >= PATIENCE_SECONDS:
-                detail = problem.detail if isinstance(problem, Unavailable) else problem.message
-                raise StorageUnavailable(f"{where} did not answer usefully for {PATIENCE_SECONDS:.0f} s (last: {detail})")
+            detail = problem.detail if isinstance(problem, Unavailable) else problem.message
+            if isinstance(problem, Denied) and waited >= (patience.hopeless if problem.permanent else patience.denied):
+                raise StorageDenied(f"{where}: {detail}", reason=problem.reason)
+            if waited >= patience.unavailable:
+                raise StorageUnavailable(f"{where} did not answer usefully for {patience.unavailable:.0f} s (last: {detail})")
+            if tries == 0:
+                tell(f"{where}: {detail}")
             self._connection.reconnect(renew=isinstance(problem, Denied))
             time.sleep(min(5.0, 0.1 * 2 ** min(tries, 10)) * _JITTER.uniform(0.5, 1.0))
             tries += 1

@@ -11,20 +11,19 @@ from typing import Any
 
 import safetensors.torch
 import torch
-from safetensors import SafetensorError
 
 from spottune_contract.records import canonical
 from spottune_trainer import rng
 from spottune_trainer.checkpoint import Files, Unacceptable
 from spottune_trainer.exactness import Makers
 from spottune_trainer.history import History
+from spottune_trainer.snapshot import MOMENTS, Taken, moments
 from spottune_trainer.state_files import ADAPTER, CURSOR, HISTORY, NAMES, OPTIMIZER, RNG, TRAINER, document
+from spottune_trainer.tensorfile import Kind, parse
 
 FORMAT = 2
-MAX_HEADER_BYTES = 16 * 1024 * 1024
 CLASSES = "classes"
 """What of `trainer.json` says by which compute classes the state was made. It grows with them, and is no part of the identity."""
-_MOMENTS = ("exp_avg", "exp_avg_sq")
 _NOT_COMPARED = frozenset({"adapter_config", CLASSES})
 Tensors = dict[str, torch.Tensor]
 
@@ -59,7 +58,7 @@ class Cursor:
 
 @dataclass(frozen=True)
 class Decoded:
-    """A checked state, not yet put into a model."""
+    """A checked state, not yet put into a model. Its tensors look into the files it was read from: never write to them."""
 
     cursor: Cursor
     adapter: Tensors
@@ -73,22 +72,15 @@ def encode(
     *,
     identity: Identity,
     cursor: Cursor,
-    parameters: Mapping[str, torch.nn.Parameter],
-    optimizer: torch.optim.Optimizer,
+    taken: Taken,
     history: History,
     generators: rng.Generators,
     makers: Makers,
-) -> dict[str, bytes]:
-    """Copy the state into host memory as files. The bytes share nothing with the model: training may go on at once."""
-    adapter = {name: p.detach().to("cpu").contiguous() for name, p in parameters.items()}
-    moments = {
-        f"{name}/{key}": value.detach().to("cpu").contiguous()
-        for name, p in parameters.items()
-        for key, value in optimizer.state.get(p, {}).items()
-    }
+) -> dict[str, bytes | memoryview]:
+    """A snapshot and the small rest as files. They share nothing with the model: training may go on at once."""
     return {
-        ADAPTER: safetensors.torch.save(adapter),
-        OPTIMIZER: safetensors.torch.save(moments),
+        ADAPTER: taken.adapter,
+        OPTIMIZER: taken.optimizer,
         HISTORY: safetensors.torch.save(history.tensors()),
         RNG: safetensors.torch.save(generators),
         CURSOR: canonical(vars(cursor)),
@@ -108,8 +100,9 @@ def decode(files: Files, *, identity: Identity, parameters: Mapping[str, torch.n
     adapter = _tensors(files[ADAPTER], ADAPTER)
     _fits(ADAPTER, adapter, {name: (p.dtype, tuple(p.shape)) for name, p in parameters.items()})
     optimizer = _tensors(files[OPTIMIZER], OPTIMIZER)
-    _fits(OPTIMIZER, optimizer, _moments(parameters) if cursor.step else {})
-    generators = _tensors(files[RNG], RNG)
+    _fits(OPTIMIZER, optimizer, moments(parameters) if cursor.step else {})
+    # torch casts the bytes of its generator to a structure and crashes if they are not aligned; a copy is.
+    generators = {name: tensor.clone() for name, tensor in _tensors(files[RNG], RNG).items()}
     here = rng.capture()
     # A state from a machine with GPUs may be continued on one without: their generators are then left out.
     _fits(RNG, {n: t for n, t in generators.items() if n in here or not n.startswith("torch.cuda.")}, _kinds(here, generators))
@@ -133,20 +126,12 @@ def apply(decoded: Decoded, parameters: Mapping[str, torch.nn.Parameter], optimi
             # AdamW keeps its step counter on the CPU, the moments beside the parameter.
             optimizer.state[parameter] = {
                 "step": decoded.optimizer[f"{name}/step"].clone(),
-                **{key: decoded.optimizer[f"{name}/{key}"].to(parameter.device, copy=True) for key in _MOMENTS},
+                **{key: decoded.optimizer[f"{name}/{key}"].to(parameter.device, copy=True) for key in MOMENTS},
             }
     rng.restore(decoded.generators)
 
 
-def _moments(parameters: Mapping[str, torch.nn.Parameter]) -> dict[str, tuple[torch.dtype, tuple[int, ...]]]:
-    kinds: dict[str, tuple[torch.dtype, tuple[int, ...]]] = {}
-    for name, p in parameters.items():
-        kinds[f"{name}/step"] = (torch.float32, ())
-        kinds |= {f"{name}/{key}": (p.dtype, tuple(p.shape)) for key in _MOMENTS}
-    return kinds
-
-
-def _kinds(here: Tensors, saved: Tensors) -> dict[str, tuple[torch.dtype, tuple[int, ...]]]:
+def _kinds(here: Tensors, saved: Tensors) -> dict[str, Kind]:
     """What the generators must look like; Python's Gauss cache is there or not, GPUs only where both sides have them."""
     return {
         name: (t.dtype, tuple(saved[name].shape) if name == "python.gauss" and name in saved else tuple(t.shape))
@@ -155,7 +140,7 @@ def _kinds(here: Tensors, saved: Tensors) -> dict[str, tuple[torch.dtype, tuple[
     }
 
 
-def _fits(file: str, tensors: Tensors, expected: Mapping[str, tuple[torch.dtype, tuple[int, ...]]]) -> None:
+def _fits(file: str, tensors: Tensors, expected: Mapping[str, Kind]) -> None:
     if tensors.keys() != expected.keys():
         odd = sorted(tensors.keys() ^ expected.keys())
         raise Unacceptable(f"{file}: {len(odd)} tensors are missing or too many, the first is {odd[0]}")
@@ -166,12 +151,9 @@ def _fits(file: str, tensors: Tensors, expected: Mapping[str, tuple[torch.dtype,
 
 
 def _tensors(data: bytes | memoryview, file: str) -> Tensors:
-    head = int.from_bytes(bytes(data[:8]), "little")
-    if head > MAX_HEADER_BYTES:
-        raise Unacceptable(f"{file}: a header of {head} bytes")
     try:
-        return safetensors.torch.load(bytes(data))
-    except (SafetensorError, ValueError, KeyError) as error:
+        return parse(data)
+    except ValueError as error:
         raise Unacceptable(f"{file} is not safetensors: {str(error)[:200]}") from None
 
 

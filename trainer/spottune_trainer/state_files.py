@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from typing import Any
 
+from spottune_contract.records import Commit
 from spottune_trainer.checkpoint import Files, Unacceptable
 
 ADAPTER, OPTIMIZER, HISTORY, RNG = "adapter.safetensors", "optimizer.safetensors", "history.safetensors", "rng.safetensors"
@@ -23,3 +24,11 @@ def document(files: Files, name: str) -> dict[str, Any]:
     if not isinstance(value, dict):
         raise Unacceptable(f"{name} is not a JSON object")
     return value
+
+
+def same_place(commit: Commit, files: Files) -> None:
+    """Raises `Unacceptable` if a COMMIT and the files that it names do not stand at the same place of the run."""
+    cursor = document(files, CURSOR)
+    stated = {"step": commit.step, "samples_seen": commit.samples_seen}
+    if cursor != stated:
+        raise Unacceptable(f"the record says {stated}, {CURSOR} says {cursor}")

@@ -113,7 +113,14 @@ class Supervision:
     # --- commits ------------------------------------------------------------------------------------------------------------
 
     def submit(self, run: Run, reason: CommitReason, *, urgent: bool = False, deadline: float | None = None) -> None:
-        """Copy the state of the last finished step and hand it to the saver. Raises a pending fatal error of the saver."""
+        """Copy the state of the last finished step and hand it to the saver. Raises a pending fatal error of the saver.
+
+        While one state is being uploaded and another waits, the newer takes the place of the waiting one. If there is no room even so,
+        because requests that were given up still read old states, a periodic save is left for the next step boundary and an urgent one
+        takes more memory.
+        """
+        if not run.snapshots.free and not self._saver.withdraw(urgent=urgent) and not urgent:
+            return
         first = self._preemption.first_notice()
         started = self._monotonic()
         files = run.save()

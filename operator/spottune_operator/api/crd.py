@@ -164,7 +164,9 @@ def _described(field: Mapping[str, Any], target: Mapping[str, Any], path: str) -
     own, general = field.get("description", ""), target.get("description", "")
     if not own or (path.startswith("spec") and general.startswith(own.rstrip("."))):
         return str(general)
-    return f"{own} {general}".strip() if path.startswith("spec") else str(own)
+    if not path.startswith("spec") or own.startswith(general.rstrip(".")):
+        return str(own)
+    return f"{own} {general}"
 
 
 def _rules(path: str) -> Schema:

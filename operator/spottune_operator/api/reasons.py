@@ -83,6 +83,7 @@ class Reason(StrEnum):
     REBALANCE_RECOMMENDED = "RebalanceRecommended"
     POD_DELETED = "PodDeleted"
     POD_VANISHED = "PodVanished"
+    POD_STUCK = "PodStuck"
     NODE_UNREACHABLE = "NodeUnreachable"
     INTERRUPTED = "Interrupted"
     # How an attempt ended: the names of contract.exitcodes.Verdict (a test compares them).

@@ -93,7 +93,7 @@ class PodOverridesSpec(SpecModel):
     """What may be changed of the trainer pod. Anything else cannot be written at all."""
 
     image: Annotated[str, Field(min_length=1, max_length=512, pattern=r"^[A-Za-z0-9][A-Za-z0-9._:/@-]*$")] | None = None
-    """Image of the trainer; without it the one of the chart. Give a digest to make sure that nobody can replace it."""
+    """Image of the trainer; without it the one of the chart. Later attempts run the digest that the first one found."""
     resources: ResourcesSpec | None = None
     """Resources of the trainer container; without it those of the chart."""
     node_selector: Annotated[dict[LabelKey, LabelValue], Field(max_length=16)] = Field(default_factory=dict)
@@ -192,6 +192,8 @@ class LogStatus(StatusModel):
     """Highest slot that any attempt reported; -1 for none."""
     max_epoch: Count = 0
     """Highest epoch that any attempt reported."""
+    location: Annotated[str, Field(max_length=1280)] = ""
+    """Where it is: `s3://BUCKET/PREFIX/<cluster>/<namespace>/<uid>`. `spottune log` reads it."""
 
 
 class AttemptStatus(StatusModel):
@@ -315,7 +317,7 @@ class FineTuneJobStatus(StatusModel):
     log: LogStatus = LogStatus()
     """What is known of the checkpoint log."""
     first_image_digest: Annotated[str, Field(max_length=512)] = ""
-    """Image of the first attempt, as the node resolved it; all later ones use the same."""
+    """Image of the first attempt: its repository and the digest that the node found; all later ones use the same."""
     first_compute_class: Text = ""
     """Compute class of the first attempt, as the trainer told it."""
     conditions: Annotated[tuple[ConditionStatus, ...], Field(max_length=16)] = ()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from spottune_contract.exitcodes import ExitCode, PodEnd, Verdict, verdict
 from spottune_contract.labels import pod_name
+from spottune_contract.layout import job_location
 from spottune_contract.progress import Termination
 from spottune_operator.api.reasons import ConditionType, Phase, Reason
 from spottune_operator.api.v1alpha1 import FineTuneJobStatus
@@ -25,7 +26,14 @@ from spottune_operator.planner.types import CreatePod, ObservedPod
 _KNOWN_BEFORE = frozenset({Reason.SUSPENDED, Reason.INTERRUPTION_NOTICE, Reason.NODE_UNREACHABLE, Reason.POD_DELETED, Reason.INTERRUPTED})
 """Reasons that were recorded while the pod was going: they say more than its end."""
 _MACHINE_LEFT = frozenset(
-    {Reason.INTERRUPTION_NOTICE, Reason.POD_VANISHED, Reason.NODE_UNREACHABLE, Reason.INTERRUPTED, Reason.POD_DELETED}
+    {
+        Reason.INTERRUPTION_NOTICE,
+        Reason.POD_VANISHED,
+        Reason.POD_STUCK,
+        Reason.NODE_UNREACHABLE,
+        Reason.INTERRUPTED,
+        Reason.POD_DELETED,
+    }
 )
 FALSE_SUCCESS = "The container ended with code 0 but left no word of what it did: podOverrides.image (or the chart's trainer.image) is no SpotTune trainer"
 
@@ -49,6 +57,9 @@ def begun(situation: Situation, pool: str) -> FineTuneJobStatus:
         not_before=0.0,
         notice=None,
     )
+    if job.spec is not None:
+        location = str(job_location(job.spec.checkpoint.storage, job.settings.cluster, job.namespace, job.uid))
+        status = change(status, log=status.log.model_copy(update={"location": location}))
     status = with_attempt(
         status,
         pod=pod_name(job.name, epoch),

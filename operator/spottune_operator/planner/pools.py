@@ -5,8 +5,9 @@ from __future__ import annotations
 from collections.abc import Iterable
 from dataclasses import dataclass
 
-from spottune_operator.api.v1alpha1 import POOLS_KEPT, CapacitySpec, PoolStatus
+from spottune_operator.api.v1alpha1 import POOLS_KEPT, CapacitySpec, FineTuneJobStatus, PoolStatus
 from spottune_operator.planner import backoff
+from spottune_operator.planner.statuses import at
 
 ANY = "*"
 
@@ -48,17 +49,44 @@ def candidates(capacity: CapacitySpec) -> tuple[Pool, ...]:
     return tuple(Pool(t, z, capacity_type) for t in capacity.instance_types or ("",) for z in capacity.zones or ("",))
 
 
-def choose(capacity: CapacitySpec, states: Iterable[PoolStatus], now: float) -> Choice:
+def choose(capacity: CapacitySpec, states: Iterable[PoolStatus], now: float, others: Iterable[PoolStatus] = ()) -> Choice:
     """The first pool of the spec that is neither out of capacity nor was just interrupted.
 
-    A pool without capacity is not used before its time. An interrupted one is used if nothing else is left: the one whose
-    interruption is longest ago. Same input, same answer.
+    A pool in which this job found no machine is not used before its time. One that was interrupted, or that `others` had trouble
+    with (see `shared`), is used if nothing else is left: the one whose trouble is over first. Same input, same answer.
     """
     known = {state.pool: state for state in states}
+    heard = {state.pool: state for state in others}
+
+    def trouble_until(pool: Pool) -> float:
+        own, theirs = known.get(str(pool)), heard.get(str(pool))
+        closed = now + _closed_for(theirs, now) if _closed_for(theirs, now) > 0 else 0.0
+        return max(_avoided(own, now), _avoided(theirs, now), closed)
+
     open_pools = [pool for pool in candidates(capacity) if _closed_for(known.get(str(pool)), now) <= 0]
     if open_pools:
-        return Choice(min(open_pools, key=lambda pool: _avoided(known.get(str(pool)), now)))
+        return Choice(min(open_pools, key=trouble_until))
     return Choice(None, min(_closed_for(known.get(str(pool)), now) for pool in candidates(capacity)))
+
+
+def shared(statuses: Iterable[FineTuneJobStatus], now: float) -> tuple[PoolStatus, ...]:
+    """What all jobs together know of pools that are in trouble now: the longest of each kind, by pool.
+
+    A start that failed counts only until any job has got a machine in that pool since; an interruption is not taken back by that.
+    """
+    known: dict[str, PoolStatus] = {}
+    machines: dict[str, float] = {}
+    for status in statuses:
+        for attempt in status.attempts:
+            machines[attempt.pool] = max(machines.get(attempt.pool, 0.0), at(attempt.running_at))
+        for state in status.pools:
+            before = known.get(state.pool, state)
+            worst = max(before, state, key=lambda s: s.not_before)
+            known[state.pool] = worst.model_copy(update={"avoid_until": max(before.avoid_until, state.avoid_until)})
+    for pool, state in known.items():
+        if machines.get(pool, 0.0) > state.not_before - backoff.of_pool(state.failures):
+            known[pool] = state.model_copy(update={"failures": 0, "not_before": 0.0})
+    return tuple(known[pool] for pool in sorted(known) if _closed_for(known[pool], now) > 0 or _avoided(known[pool], now) > 0)
 
 
 def elsewhere(capacity: CapacitySpec, states: Iterable[PoolStatus], current: str, now: float) -> bool:

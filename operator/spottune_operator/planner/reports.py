@@ -6,7 +6,7 @@ import math
 
 from spottune_contract.progress import CommitView, LogView, Progress, Termination, TrainerPhase
 from spottune_operator.api.reasons import ConditionType, Phase, Reason
-from spottune_operator.api.v1alpha1 import AttemptStatus, CommitStatus, FineTuneJobStatus, LogStatus
+from spottune_operator.api.v1alpha1 import AttemptStatus, CommitStatus, FineTuneJobStatus
 from spottune_operator.planner import budget, pools
 from spottune_operator.planner.statuses import change, clip, current_attempt, instant, with_attempt, with_condition
 from spottune_operator.planner.types import Observed, ObservedPod, PodState, Settings
@@ -91,7 +91,7 @@ def _pod_seen(observed: Observed, status: FineTuneJobStatus, pod: ObservedPod) -
         pod_uid=pod.uid,
         node=pod.node or status.node,
         zone=pod.zone or status.zone,
-        first_image_digest=status.first_image_digest or pod.image_id,
+        first_image_digest=status.first_image_digest or pod.image,
     )
     entry = current_attempt(status)
     status = with_attempt(
@@ -111,9 +111,8 @@ def _pod_seen(observed: Observed, status: FineTuneJobStatus, pod: ObservedPod) -
 
 
 def _log_heard(status: FineTuneJobStatus, log: LogView) -> FineTuneJobStatus:
-    known = LogStatus(head_slot=max(status.log.head_slot, log.head_slot), max_epoch=max(status.log.max_epoch, log.max_epoch))
-    if (known.head_slot, known.max_epoch) != (status.log.head_slot, status.log.max_epoch):
-        status = change(status, log=known)
+    highest = {"head_slot": max(status.log.head_slot, log.head_slot), "max_epoch": max(status.log.max_epoch, log.max_epoch)}
+    status = change(status, log=status.log.model_copy(update=highest))
     commit = log.last_commit
     if commit is None or (status.last_commit is not None and commit.slot <= status.last_commit.slot):
         return status

@@ -10,7 +10,7 @@ from spottune_operator.api.v1alpha1 import FineTuneJobStatus, NoticeStatus
 from spottune_operator.planner import backoff, pools, reports
 from spottune_operator.planner.attempts import accounted, answered, begun, creation, failed, set_aside
 from spottune_operator.planner.situation import Situation
-from spottune_operator.planner.statuses import at, change, clip, condition, current_attempt, with_attempt
+from spottune_operator.planner.statuses import ATTEMPT_MESSAGE_LIMIT, at, change, clip, condition, current_attempt, with_attempt
 from spottune_operator.planner.types import Action, AskCheckpoint, DeletePod, EventSpec, ObservedPod, ObstacleKind, Plan, PodState
 
 Rule = Callable[[Situation], Plan | None]
@@ -92,6 +92,19 @@ def node_is_unreachable(s: Situation) -> Plan | None:
         return None
     status = accounted(s, pod, Reason.NODE_UNREACHABLE)
     return _plan(s, node_is_unreachable, status, _end_event(status))
+
+
+def pod_cannot_be_ended(s: Situation) -> Plan | None:
+    """Deleted, and still there long after its deadline (a driver hangs, say): the log fences it, the job goes on elsewhere."""
+    pod = s.current
+    if pod is None or pod.state is not PodState.STUCK:
+        return None
+    message = (
+        f"Pod {pod.name} should have been gone {s.observed.settings.unreachable_grace:.0f} s ago and node {pod.node or '?'} cannot end it: "
+        "the job goes on elsewhere, and whatever the pod still writes is void. Reboot that node, or replace it."
+    )
+    status = with_attempt(accounted(s, pod, Reason.POD_STUCK), message=clip(message, ATTEMPT_MESSAGE_LIMIT))
+    return _plan(s, pod_cannot_be_ended, status, EventSpec("Warning", Reason.POD_STUCK, message))
 
 
 def pod_vanished(s: Situation) -> Plan | None:
@@ -251,7 +264,7 @@ def container_cannot_start(s: Situation) -> Plan | None:
 
 
 def pods_are_left_over(s: Situation) -> Plan | None:
-    """Ended or lost pods of attempts that are accounted: sweep them, without waiting."""
+    """Ended, lost or stuck pods of attempts that are accounted: sweep them, without waiting."""
     action = _sweep(s, everything=False)
     return _plan(s, pods_are_left_over, _alive(s), action=action) if action is not None else None
 
@@ -294,7 +307,7 @@ def no_pool_is_open(s: Situation) -> Plan | None:
     spec = s.observed.spec
     if spec is None:
         return None
-    choice = pools.choose(spec.capacity, s.status.pools, s.now)
+    choice = pools.choose(spec.capacity, s.status.pools, s.now, s.observed.pools)
     if choice.pool is not None:
         return None
     message = "No pool of spec.capacity has machines at the moment; each is tried again in turn. More instanceTypes or zones help."
@@ -305,7 +318,7 @@ def no_pool_is_open(s: Situation) -> Plan | None:
 def next_attempt_is_due(s: Situation) -> Plan | None:
     """Persist the number of the next attempt; its pod is made after that, never before."""
     spec = s.observed.spec
-    choice = pools.choose(spec.capacity, s.status.pools, s.now) if spec is not None else None
+    choice = pools.choose(spec.capacity, s.status.pools, s.now, s.observed.pools) if spec is not None else None
     if choice is None or choice.pool is None:
         return None
     status = begun(s, str(choice.pool))
@@ -323,6 +336,7 @@ RULES: tuple[Rule, ...] = (
     pods_of_a_later_attempt_exist,
     pod_has_ended,
     node_is_unreachable,
+    pod_cannot_be_ended,
     pod_vanished,
     spec_cannot_be_read,
     attempt_is_not_wanted_any_more,

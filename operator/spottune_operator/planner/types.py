@@ -15,15 +15,17 @@ from typing import Literal
 from spottune_contract.exitcodes import PodEnd
 from spottune_contract.progress import CheckpointRequest, Progress, Termination
 from spottune_operator.api.reasons import Reason
-from spottune_operator.api.v1alpha1 import FineTuneJobSpec, FineTuneJobStatus
+from spottune_operator.api.v1alpha1 import FineTuneJobSpec, FineTuneJobStatus, PoolStatus
 
 
 @dataclass(frozen=True)
 class Settings:
-    """Times of the operator, in seconds; set once for the whole operator."""
+    """What decisions know of the installation. Times are in seconds; set once for the whole operator."""
 
+    cluster: str = ""
+    """Name of this cluster: part of every job's storage prefix, as in `TrainerDefaults`."""
     unreachable_grace: float = 60.0
-    """A node may be not ready for so long before its pod counts as lost."""
+    """A node may be not ready, or a deleted pod be there after its deadline, for so long before the next attempt waits for it no more."""
     unschedulable_after: float = 90.0
     """A pod may wait for a machine for so long before another pool is tried."""
     image_timeout: float = 600.0
@@ -52,13 +54,15 @@ class PodState(StrEnum):
     """Deleted, and not ended yet."""
     LOST = "Lost"
     """Not ended as far as one can see, but its node has not been ready for longer than the grace time."""
+    STUCK = "Stuck"
+    """Deleted, and still there when its deletion deadline has passed for longer than the grace time: its node answers and cannot end it."""
     ENDED = "Ended"
     """The trainer container has ended, or the pod failed before it started."""
 
     @property
     def live(self) -> bool:
         """It may still train: the next attempt has to wait for it."""
-        return self not in (PodState.LOST, PodState.ENDED)
+        return self not in (PodState.LOST, PodState.STUCK, PodState.ENDED)
 
 
 @dataclass(frozen=True)
@@ -84,14 +88,15 @@ class ObservedPod:
     node_silent: bool = False
     """Its node is not ready: what the pod does now, nobody can hear."""
     end: PodEnd = field(default_factory=PodEnd)
-    """Only meaningful when `state` is ENDED or LOST."""
+    """Only meaningful when `state` is ENDED, LOST or STUCK."""
     termination: Termination | None = None
     unschedulable: str = ""
     """The scheduler's own message; empty unless it said that no node fits."""
     waiting_reason: str = ""
     """Why the container does not start, for example `ImagePullBackOff`."""
     waiting_message: str = ""
-    image_id: str = ""
+    image: str = ""
+    """What its container runs, as `images.resolved` says; empty until the node has it."""
     last_words: str = ""
     """End of the container's log, where it left no message of ours (`FallbackToLogsOnError`)."""
     progress: Progress | None = None
@@ -162,6 +167,8 @@ class Observed:
     notices: tuple[Notice, ...] = ()
     """About nodes of this job's pods."""
     obstacle: Obstacle | None = None
+    pools: tuple[PoolStatus, ...] = ()
+    """Trouble of pools as all jobs together know it (`pools.shared`); this job's own is in its status."""
     settings: Settings = Settings()
 
 
@@ -176,7 +183,7 @@ class CreatePod:
     """`<instance type or *>/<zone or *>/<spot|on-demand>`; see `pools.Pool.parse`."""
     min_slot: int
     image_digest: str = ""
-    """Image of the first attempt as the node resolved it; empty for the first attempt."""
+    """Image of the first attempt, as `images.resolved` says; empty for the first attempt."""
 
 
 @dataclass(frozen=True)

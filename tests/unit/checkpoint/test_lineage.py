@@ -275,6 +275,9 @@ def test_keys_that_are_no_slots_are_not_listed() -> None:
         ([claim(0, 1), resume(1, 1, None), Damaged(2, "?")], False),
         ([Damaged(0, "?")], False),
         ([Damaged(0, "?"), resume(1, 1, None)], True),
+        ([claim(0, 1), resume(1, 1, None), Damaged(2, "?"), claim(3, 2), resume(4, 2, 2)], False),
+        ([claim(0, 1), resume(1, 1, None), commit(2, 1, 10), claim(3, 2), resume(4, 2, None)], False),
+        ([claim(0, 1, "b"), resume(1, 1, None), commit(2, 1, 10)], False),
         (FIRST, False),
     ],
 )
@@ -287,6 +290,28 @@ def test_damaged_slots_newer_than_the_parent_are_recorded_as_rejected() -> None:
     assert [r.slot for r in passed_over(log, 3)] == [4]
     assert passed_over(log, 4) == ()
     assert passed_over(fold([*log.entries, resume(6, 2, 3, 4)]), 3) == ()
+
+
+def test_a_parent_damaged_after_it_was_resumed_from_is_no_reason_to_start_over() -> None:
+    log = fold([claim(0, 1), resume(1, 1, None), Damaged(2, "hash differs"), claim(3, 2), resume(4, 2, 2), claim(5, 3)])
+    assert slots(log) == []
+    assert not may_start_over(log)
+
+
+def test_a_parent_damaged_after_it_was_resumed_from_is_recorded_as_rejected() -> None:
+    log = fold([*FIRST[:3], Damaged(3, "hash differs"), claim(4, 2), resume(5, 2, 3), claim(6, 3)])
+    assert slots(log) == [2]
+    assert [r.slot for r in passed_over(log, 2)] == [3]
+
+
+def test_a_record_whose_writer_never_claimed_counts_for_nothing_and_is_named() -> None:
+    log = fold([*FIRST, commit(4, 1, 30, twin="b"), commit(5, 7, 40)])
+    assert slots(log) == slots(fold(FIRST))
+    assert [r.slot for r in passed_over(log, 3)] == [4, 5]
+
+
+def test_a_late_record_of_a_fenced_writer_is_no_damage() -> None:
+    assert fold([*FIRST, claim(4, 2), commit(5, 1, 30)]).damaged == []
 
 
 def test_a_parent_that_is_not_the_newest_commit_is_committed_again() -> None:

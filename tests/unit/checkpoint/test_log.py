@@ -17,6 +17,7 @@ from spottune_trainer.checkpoint import (
     Fenced,
     LogBlocked,
     LogNotUnderstood,
+    LogOfAnotherJob,
     NoReadableCheckpoint,
     StorageDenied,
     StorageUnavailable,
@@ -401,3 +402,47 @@ def test_a_commit_says_how_long_it_took_from_the_notice(store: QuietStore) -> No
     )
     assert commit.timings["notice_to_commit"] == pytest.approx(5.0, abs=1.0)
     assert commit.timings["upload"] < 2.0
+
+
+def test_a_log_of_another_specification_is_refused_before_anything_is_written(store: QuietStore) -> None:
+    commits(owner(store), 10)
+    objects = dict(store.objects)
+    log = CheckpointLog(store, epoch=2)
+    with pytest.raises(LogOfAnotherJob, match="prefix of its own") as error:
+        log.claim(pod_uid="u", node="n", spec_hash="f" * 64, image_digest="", compute_class="cpu", versions={})
+    assert error.value.exit_code is ExitCode.BAD_CONFIG
+    assert store.objects == objects
+
+
+def test_a_resumed_commit_whose_record_is_damaged_later_is_no_reason_to_start_over(store: QuietStore) -> None:
+    commits(owner(store), 10)
+    owner(store, 2)
+    store.objects[slot_key(2)] = b"{}"
+    log = CheckpointLog(store, epoch=3)
+    claim(log)
+    with pytest.raises(NoReadableCheckpoint, match=r"slots \[2\]"):
+        log.resume(accept)
+
+
+def test_f31_what_killed_attempts_left_behind_is_swept_after_the_first_own_commit(store: QuietStore) -> None:
+    commits(owner(store), 10)
+    for epoch in range(2, 12):
+        dying = owner(store, epoch)
+        # Its COMMIT is never sent: the data are all there and nothing names them.
+        uploading = dying._protocol.upload(state(10 + epoch), 10 + epoch)
+        dying._driver.run(uploading, patience=Patience(unavailable=5.0, denied=0.0))
+    last = owner(store, 12)
+    commits(last, 50)
+    assert last.retain() == 10 * len(state(0))
+    assert sorted({key.split("/")[2][:8] for key in store.objects if key.startswith("data/")}) == ["s0000010", "s0000050"]
+
+
+def test_f32_a_listing_that_is_stale_or_empty_is_only_a_hint(store: QuietStore) -> None:
+    commits(owner(store), 10, 20)
+    store.faults.stale_list = 1.0
+    for epoch in range(2, 12):
+        log = CheckpointLog(store, epoch=epoch)
+        claim(log)
+        restored = log.resume(accept)
+        assert restored is not None
+        assert restored.commit.step == 20

@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
+import hashlib
+
 import pytest
+from botocore.auth import S3SigV4Auth
+from botocore.awsrequest import AWSRequest
+from botocore.credentials import Credentials
 from botocore.exceptions import ClientError, CredentialRetrievalError, EndpointConnectionError, NoCredentialsError, ReadTimeoutError
 
-from spottune_trainer.checkpoint.s3 import S3Connection, as_file, lost, refused
+from spottune_trainer.checkpoint.s3 import PIECE_BYTES, S3Connection, _send_pieces, as_file, lost, refused
 from spottune_trainer.checkpoint.store import Denied, Unavailable
 
 CONNECTION = S3Connection(endpoint="http://127.0.0.1:1", region="eu-west-1")
@@ -85,5 +90,19 @@ def test_memory_is_sent_without_copying_and_can_be_read_twice() -> None:
     file = as_file(memoryview(b"0123456789")[2:8])
     assert file.read() == b"234567"
     assert file.seek(0) == 0
-    assert file.read(2) + file.read() == b"234567"
+    assert bytes(file.read(2)) + bytes(file.read()) == b"234567"
     assert file.seek(0, 2) == 6
+
+
+def test_a_signed_request_tells_the_hash_of_its_body_and_sends_slices_of_the_memory_itself() -> None:
+    body = bytes(range(256)) * (3 * PIECE_BYTES // 512)
+    view = as_file(body)
+    request = AWSRequest("PUT", "http://127.0.0.1:1/bucket/key", {}, view)
+    request.context["has_streaming_input"] = True
+    S3SigV4Auth(Credentials("access", "secret"), "s3", "eu-west-1").add_auth(request)
+    prepared = request.prepare()
+    _send_pieces(prepared)
+    pieces = list(prepared.body)
+    assert view.sha256 == hashlib.sha256(body).hexdigest()  # type: ignore[attr-defined]
+    assert [len(piece) for piece in pieces] == [PIECE_BYTES, PIECE_BYTES // 2]
+    assert all(piece.obj is body for piece in pieces)

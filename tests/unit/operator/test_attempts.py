@@ -58,6 +58,13 @@ ENDS: dict[str, tuple[ObservedPod | None, bool, Verdict, Reason, tuple[int, int,
     ),
     "killed after a deletion": (ended(137, word=False, end={"deleted": True}), True, Verdict.INTERRUPTED, Reason.INTERRUPTED, (0, 0, 1)),
     "lost with its node": (pod(PodState.LOST, end=PodEnd(vanished=True)), True, Verdict.INTERRUPTED, Reason.NODE_UNREACHABLE, (0, 0, 1)),
+    "stuck after a deletion that nobody saw": (
+        pod(PodState.STUCK, end=PodEnd(deleted=True)),
+        True,
+        Verdict.INTERRUPTED,
+        Reason.POD_STUCK,
+        (0, 0, 1),
+    ),
     "vanished": (None, True, Verdict.INTERRUPTED, Reason.POD_VANISHED, (0, 0, 1)),
 }
 

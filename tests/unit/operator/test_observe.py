@@ -31,7 +31,10 @@ def terminated(code: int, **changes: object) -> Json:
     return {"terminated": {"exitCode": code, "reason": "Error"} | changes}
 
 
-def pod(state: Json | None = None, *, at: str = "n1", phase: str = "Running", deleted: bool = False, **status: Any) -> Json:
+def pod(
+    state: Json | None = None, *, at: str = "n1", phase: str = "Running", deleted: bool = False, overdue: float = 0.0, **status: Any
+) -> Json:
+    """`overdue`: seconds since the deadline that a deletion gave the pod."""
     metadata: Json = {
         "name": "python-help-e3-0",
         "uid": "pod-3",
@@ -41,9 +44,10 @@ def pod(state: Json | None = None, *, at: str = "n1", phase: str = "Running", de
         "ownerReferences": [{"uid": UID, "controller": True}],
     }
     if deleted:
-        metadata["deletionTimestamp"] = instant(NOW)
+        metadata["deletionTimestamp"] = instant(NOW - overdue)
     containers = {"containerStatuses": [{"name": "trainer", "imageID": "r@sha256:1", "state": state}]} if state else {}
-    return {"metadata": metadata, "spec": {"nodeName": at} if at else {}, "status": {"phase": phase} | containers | status}
+    spec: Json = {"containers": [{"name": "proxy", "image": "p:1"}, {"name": "trainer", "image": "ecr.example/t:1"}]}
+    return {"metadata": metadata, "spec": spec | ({"nodeName": at} if at else {}), "status": {"phase": phase} | containers | status}
 
 
 def job(**changes: object) -> Json:
@@ -64,6 +68,12 @@ STATES: dict[str, tuple[Json, Json | None, PodState]] = {
     "node silent for long": (pod(RUNNING), node("Unknown", 61), PodState.LOST),
     "node not ready for long": (pod(RUNNING), node("False", 61), PodState.LOST),
     "deleted": (pod(RUNNING, deleted=True), node(), PodState.TERMINATING),
+    "deleted and a little late": (pod(RUNNING, deleted=True, overdue=59), node(), PodState.TERMINATING),
+    "deleted and there for long": (pod(RUNNING, deleted=True, overdue=61), node(), PodState.STUCK),
+    "deleted before its container ran and there for long": (pod(WAITING, deleted=True, overdue=61), node(), PodState.STUCK),
+    "without node, deleted, and held by a finalizer": (pod(at="", phase="Pending", deleted=True, overdue=61), None, PodState.STUCK),
+    "deleted, there for long, and its node has gone silent": (pod(RUNNING, deleted=True, overdue=61), node("Unknown", 61), PodState.LOST),
+    "container ended, the pod still there for long": (pod(terminated(10), deleted=True, overdue=999), node(), PodState.ENDED),
     "deleted on a silent node": (pod(RUNNING, deleted=True), node("Unknown", 61), PodState.LOST),
     "container ended": (pod(terminated(1)), node(), PodState.ENDED),
     "container ended and deleted": (pod(terminated(10), deleted=True), node(), PodState.ENDED),
@@ -83,7 +93,7 @@ def test_every_pod_has_exactly_one_state(case: str) -> None:
 def test_the_facts_of_a_pod_are_taken_over() -> None:
     (seen,) = observe(job(), [pod(RUNNING, podIP="198.19.0.7")], {"n1": node()}, now=NOW).pods
     assert (seen.epoch, seen.rank, seen.node, seen.zone, seen.ip) == (3, 0, "n1", "us-east-1a", "198.19.0.7")
-    assert (seen.pool, seen.image_id) == ("g5.xlarge/us-east-1a/spot", "r@sha256:1")
+    assert (seen.pool, seen.image) == ("g5.xlarge/us-east-1a/spot", "ecr.example/t@sha256:1")
     assert (seen.created_at, seen.running_at) == (NOW - 60, NOW - 50)
 
 

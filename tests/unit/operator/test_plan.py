@@ -9,12 +9,13 @@ from typing import Any
 
 import pytest
 
+from spottune_contract.exitcodes import PodEnd, Verdict
 from spottune_contract.progress import TrainerPhase
 from spottune_operator.api.reasons import ConditionType, Phase, Reason
 from spottune_operator.api.v1alpha1 import STATUS_LIMIT, AttemptStatus, FineTuneJobStatus, PoolStatus
 from spottune_operator.planner.plan import plan
 from spottune_operator.planner.rules import RULES
-from spottune_operator.planner.statuses import condition, current_attempt, size
+from spottune_operator.planner.statuses import change, condition, current_attempt, size
 from spottune_operator.planner.types import (
     AskCheckpoint,
     CreatePod,
@@ -26,6 +27,7 @@ from spottune_operator.planner.types import (
     ObstacleKind,
     Plan,
     PodState,
+    Settings,
 )
 from tests.fixtures.observations import EPOCH, NOW, POOL, ended, log, observed, pod, progress, resting, spec, status
 
@@ -42,6 +44,7 @@ PODS: dict[str, ObservedPod | None] = {
     "training": pod(PodState.RUNNING, progress=progress()),
     "terminating": pod(PodState.TERMINATING),
     "lost": pod(PodState.LOST),
+    "stuck": pod(PodState.STUCK),
     "done": ended(0, log=log()),
     "yielded": ended(10, log=log()),
     "crashed": ended(1, word=False),
@@ -92,6 +95,8 @@ CURRENT: dict[tuple[str, bool, str], Expected] = {
     ("terminating", False, "no notice"): ("pod_is_going", Phase.DRAINING, None),
     ("terminating", True, "interruption"): ("pod_is_going", Phase.DRAINING, None),
     ("lost", False, "no notice"): ("node_is_unreachable", Phase.ACCOUNTING, None),
+    ("stuck", False, "no notice"): ("pod_cannot_be_ended", Phase.ACCOUNTING, None),
+    ("stuck", True, "interruption"): ("pod_cannot_be_ended", Phase.ACCOUNTING, None),
     ("done", False, "no notice"): ("pod_has_ended", Phase.SUCCEEDED, None),
     ("done", True, "interruption"): ("pod_has_ended", Phase.SUCCEEDED, None),
     ("yielded", False, "no notice"): ("pod_has_ended", Phase.ACCOUNTING, None),
@@ -226,6 +231,16 @@ def test_a_stale_epoch_is_jumped_over_at_once_and_costs_nothing() -> None:
     assert answer.action.min_slot == 51
 
 
+def test_the_status_tells_where_the_log_is_from_the_first_attempt_on() -> None:
+    settings = Settings(cluster="eu-1")
+    begun = plan(observed(status=resting(), settings=settings)).status
+    place = "s3://checkpoints/team/eu-1/demo/job-uid"
+    assert begun.log.location == place
+    running = change(status(), log=begun.log)
+    heard = plan(observed(pod(progress=progress(log=log(head=9, commit_epoch=EPOCH))), status=running, settings=settings)).status
+    assert (heard.log.head_slot, heard.log.location) == (9, place)
+
+
 def test_later_attempts_get_the_image_of_the_first_one() -> None:
     recorded = resting(first_image_digest="repo@sha256:1")
     action = plan(observed(status=recorded)).action
@@ -246,8 +261,23 @@ def test_an_older_pod_that_may_train_is_ended_before_the_next_is_made() -> None:
     assert outcome(first) == ("older_pods_remain", Phase.ACCOUNTING, DeletePod)
     going = plan(observed(replace(older, state=PodState.TERMINATING, deleting=True), status=resting()))
     assert outcome(going) == ("older_pods_remain", Phase.ACCOUNTING, None)
-    lost = plan(observed(replace(older, state=PodState.LOST, deleting=True), status=resting()))
-    assert outcome(lost) == ("next_attempt_is_due", Phase.STARTING, CreatePod)
+    for fenced in (PodState.LOST, PodState.STUCK):
+        out_of_reach = plan(observed(replace(older, state=fenced, deleting=True), status=resting()))
+        assert outcome(out_of_reach) == ("next_attempt_is_due", Phase.STARTING, CreatePod)
+
+
+def test_a_pod_that_nobody_can_end_does_not_hold_the_job_up_and_says_where_it_hangs() -> None:
+    going = status(attempts=(AttemptStatus(epoch=EPOCH, reason=Reason.INTERRUPTION_NOTICE, pool=POOL, claimed=True),))
+    answer = plan(observed(pod(PodState.STUCK, end=PodEnd(deleted=True)), status=going))
+    (event,) = answer.events
+    assert event.reason is Reason.POD_STUCK
+    assert "node n1" in event.message
+    entry = current_attempt(answer.status)
+    assert (entry.verdict, entry.reason) == (Verdict.INTERRUPTED, Reason.INTERRUPTION_NOTICE)
+    assert "void" in entry.message
+    assert (answer.status.failures, answer.status.interruptions) == (0, 1)
+    following = plan(observed(pod(PodState.STUCK, end=PodEnd(deleted=True)), status=answer.status))
+    assert following.rule in ("next_attempt_is_due", "backoff_is_not_over")
 
 
 def test_what_has_ended_is_swept_while_the_next_attempt_runs() -> None:

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import pytest
 
-from spottune_operator.api.v1alpha1 import POOLS_KEPT, CapacitySpec, PoolStatus
+from spottune_operator.api.reasons import Reason
+from spottune_operator.api.v1alpha1 import POOLS_KEPT, AttemptStatus, CapacitySpec, FineTuneJobStatus, PoolStatus
 from spottune_operator.planner import pools
 from spottune_operator.planner.pools import Choice, Pool
+from spottune_operator.planner.statuses import instant
 
 NOW = 1_800_000_000.0
 TWO = CapacitySpec(instance_types=("a1", "b1"), zones=("z1", "z2"))
@@ -89,3 +91,63 @@ def test_only_the_latest_pools_are_kept() -> None:
 @pytest.mark.parametrize(("states", "expected"), [((), True), ((closed(A2, 9), closed(B1, 9), closed(B2, 9)), False)])
 def test_whether_there_is_anywhere_else_to_go(states: tuple[PoolStatus, ...], expected: bool) -> None:
     assert pools.elsewhere(TWO, states, A1, NOW) is expected
+
+
+# -- what other jobs have met --------------------------------------------------------------------------------------------
+
+HEARD: dict[str, tuple[tuple[PoolStatus, ...], tuple[PoolStatus, ...], str]] = {
+    "another job was interrupted in the first": ((), (avoided(A1, 100),), A2),
+    "another job found no machine in the first": ((), (closed(A1, 100),), A2),
+    "own and others' trouble add up": ((avoided(A1, 100),), (closed(A2, 100), avoided(B1, 100)), B2),
+    "all are in trouble: the one that is over first": ((), (closed(A1, 90), avoided(A2, 80), avoided(B1, 70), closed(B2, 60)), B2),
+    "own trouble that lasts longer than what others met": (
+        (avoided(A1, 100),),
+        (avoided(A1, 10), *(avoided(p, 50) for p in (A2, B1, B2))),
+        A2,
+    ),
+    "what is over for others does not matter": ((), (avoided(A1, -1), closed(A1, -1)), A1),
+    "a clock set back does not close a pool for hours": ((), (closed(A1, 10_000), avoided(A1, 10_000)), A1),
+}
+
+
+@pytest.mark.parametrize("case", HEARD)
+def test_what_other_jobs_met_changes_the_order(case: str) -> None:
+    own, others, expected = HEARD[case]
+    assert pools.choose(TWO, own, NOW, others) == Choice(Pool.parse(expected))
+
+
+def test_what_other_jobs_met_never_keeps_a_job_from_trying() -> None:
+    only = CapacitySpec(instance_types=("a1",), zones=("z1",))
+    assert pools.choose(only, (), NOW, (closed(A1, 600),)) == Choice(Pool.parse(A1))
+    assert pools.choose(only, (closed(A1, 30),), NOW, ()) == Choice(None, 30)
+
+
+def job(*states: PoolStatus, ran: dict[str, float] | None = None) -> FineTuneJobStatus:
+    """A job that has met these pools and whose attempts ran in some, `ran` seconds ago."""
+    attempts = tuple(
+        AttemptStatus(epoch=n, reason=Reason.ATTEMPT_STARTED, pool=pool, running_at=instant(NOW - ago))
+        for n, (pool, ago) in enumerate((ran or {}).items(), 1)
+    )
+    return FineTuneJobStatus(pools=states, attempts=attempts)
+
+
+def test_all_jobs_together_know_the_longest_trouble_of_each_pool() -> None:
+    told = pools.shared([job(avoided(A1, 100), closed(B1, 20)), job(avoided(A1, 50), closed(A1, 5)), job()], NOW)
+    assert told == (
+        PoolStatus(pool=A1, failures=1, not_before=NOW + 5, avoid_until=NOW + 100),
+        PoolStatus(pool=B1, failures=1, not_before=NOW + 20),
+    )
+
+
+def test_trouble_that_is_over_is_forgotten() -> None:
+    assert pools.shared([job(avoided(A1, -1), closed(B1, -1))], NOW) == ()
+
+
+@pytest.mark.parametrize(("ago", "known"), [(5.0, ()), (15.0, (closed(A1, 20),))], ids=["since", "before"])
+def test_a_machine_that_any_job_got_since_opens_a_pool_again(ago: float, known: tuple[PoolStatus, ...]) -> None:
+    """The start that closed the pool for 30 s failed ten seconds ago."""
+    assert pools.shared([job(closed(A1, 20)), job(ran={A1: ago})], NOW) == known
+
+
+def test_a_machine_does_not_make_an_interruption_of_the_pool_forgotten() -> None:
+    assert pools.shared([job(avoided(A1, 100)), job(ran={A1: 1.0})], NOW) == (avoided(A1, 100),)

@@ -6,6 +6,7 @@ from typing import Any
 
 import pytest
 
+from spottune_contract.env import RunEnv
 from spottune_contract.labels import EPOCH, JOB
 from spottune_contract.progress import CheckpointRequest
 from spottune_operator import executor as module
@@ -52,7 +53,7 @@ class Setup:
             self.trainers,  # type: ignore[arg-type]
             self.view,
             defaults=TrainerDefaults(cluster="test", image="trainer:1"),
-            settings=Settings(),
+            settings=Settings(cluster="test"),
             metrics=self.metrics,
             clocks=Clocks(wall=lambda: self.now, monotonic=lambda: self.now),
         )
@@ -96,6 +97,14 @@ async def test_the_attempt_is_persisted_before_its_pod_exists(setup: Setup) -> N
     assert setup.status()["attempt"] == 1
     await setup.settle()
     assert list(setup.cluster.pods) == [("demo", "job-e1-0")]
+
+
+async def test_the_status_tells_the_place_of_the_log_that_the_pod_is_told(setup: Setup) -> None:
+    setup.cluster.add_job("job")
+    await setup.settle()
+    [container] = setup.cluster.pods["demo", "job-e1-0"]["spec"]["containers"]
+    told = RunEnv.from_environ({v["name"]: v["value"] for v in container["env"] if "value" in v})
+    assert setup.status()["log"]["location"] == str(told.location)
 
 
 async def test_at_rest_a_look_writes_nothing_and_the_resync_sees_that_without_a_call(setup: Setup) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -12,7 +13,7 @@ from hypothesis import strategies as st
 from spottune_contract.env import CREDENTIALS_DIR, RunEnv
 from spottune_contract.labels import EPOCH, JOB, POOL, RANK
 from spottune_operator.api.v1alpha1 import FineTuneJobSpec
-from spottune_operator.manifests import TrainerDefaults, literal, pinned_image, trainer_pod
+from spottune_operator.manifests import TrainerDefaults, literal, trainer_pod
 from spottune_operator.planner.types import CreatePod, Observed
 
 DEFAULTS = TrainerDefaults(cluster="prod", image="registry.example/trainer:1", resources={"requests": {"cpu": "1"}})
@@ -167,19 +168,8 @@ def test_consolidation_is_kept_away_unless_the_installation_says_otherwise() -> 
 DIGEST = "sha256:" + "a" * 64
 
 
-@pytest.mark.parametrize(
-    ("image", "resolved", "expected"),
-    [
-        (
-            "registry.example:5000/team/trainer:1",
-            f"registry.example:5000/team/trainer@{DIGEST}",
-            f"registry.example:5000/team/trainer@{DIGEST}",
-        ),
-        ("trainer:1", f"docker.io/library/trainer@{DIGEST}", f"trainer@{DIGEST}"),
-        (f"trainer@{'sha256:' + 'b' * 64}", f"trainer@{DIGEST}", f"trainer@{DIGEST}"),
-        ("trainer:1", "", "trainer:1"),
-        ("trainer:1", DIGEST, "trainer:1"),
-    ],
-)
-def test_later_attempts_run_the_image_of_the_first(image: str, resolved: str, expected: str) -> None:
-    assert pinned_image(image, resolved) == expected
+def test_a_chart_upgrade_to_another_repository_does_not_move_a_running_job() -> None:
+    upgraded = TrainerDefaults(cluster="prod", image="new.example/trainer:2")
+    later = pod(defaults=upgraded, action=replace(ACTION, image_digest=f"registry.example/trainer@{DIGEST}"))
+    assert container(later)["image"] == f"registry.example/trainer@{DIGEST}"
+    assert container(pod(defaults=upgraded))["image"] == "new.example/trainer:2"

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import http.client
 import json
 import socket
 from collections.abc import Iterator
-from typing import Any
 
 import pytest
 
@@ -46,13 +46,17 @@ def board(time: Time) -> Board:
 
 
 @pytest.fixture
-def server(board: Board) -> Iterator[ControlServer]:
-    routes = Routes(
+def routes(board: Board) -> Routes:
+    return Routes(
         progress=lambda: board.progress().model_dump_json(),
         metrics=exposition(board.progress),
         hung=board.hung,
         notify=Preemption().notify,
     )
+
+
+@pytest.fixture
+def server(routes: Routes) -> Iterator[ControlServer]:
     server = ControlServer(0, routes)
     server.start()
     yield server
@@ -146,20 +150,63 @@ def test_other_paths_and_methods_are_refused(server: ControlServer, method: str,
     assert call(server, method, path, b"" if method != "GET" else None)[0] == status
 
 
-def test_silent_connections_do_not_keep_others_out_for_good(server: ControlServer) -> None:
-    silent: list[Any] = [socket.create_connection(("127.0.0.1", server.port), timeout=10) for _ in range(MAX_CONNECTIONS + 4)]
-    # The surplus is closed unanswered.
-    assert [connection.recv(1) for connection in silent[-4:]] == [b""] * 4
-    for connection in silent:
-        connection.close()
-    for _ in range(100):
+def connect(server: ControlServer, source: str = "127.0.0.2") -> socket.socket:
+    return socket.create_connection(("127.0.0.1", server.port), timeout=10, source_address=(source, 0))
+
+
+def ended(connection: socket.socket) -> bool:
+    """Whether the server has closed it, waiting for that as long as the socket's own time-out allows."""
+    try:
+        return connection.recv(1) == b""
+    except ConnectionError:
+        return True
+
+
+def drip(connection: socket.socket, drops: int) -> int:
+    """Send a byte every 50 ms, `drops` at most, until the server ends the connection. Returns how many were sent."""
+    connection.settimeout(0.05)
+    for sent in range(drops):
         try:
-            assert call(server, "GET", "/healthz")[0] == 200
-            break
-        except (ConnectionError, http.client.RemoteDisconnected):
+            connection.sendall(b"x")
+            if connection.recv(1) == b"":
+                return sent
+        except TimeoutError:
             continue
-    else:
-        pytest.fail("no slot became free")
+        except ConnectionError:
+            return sent
+    return drops
+
+
+def test_health_is_answered_whatever_number_of_silent_connections_another_caller_holds(server: ControlServer) -> None:
+    with contextlib.ExitStack() as stack:
+        silent = [stack.enter_context(connect(server)) for _ in range(3 * MAX_CONNECTIONS)]
+        for _ in range(10):
+            assert call(server, "GET", "/healthz")[0] == 200
+        # The longest open ones made room, at once.
+        assert all(ended(connection) for connection in silent[: 2 * MAX_CONNECTIONS])
+
+
+def test_a_caller_with_many_connections_loses_its_own_and_nobody_elses(server: ControlServer) -> None:
+    with contextlib.ExitStack() as stack:
+        slow = stack.enter_context(connect(server, "127.0.0.3"))
+        slow.sendall(b"GET /healthz HTTP/1.1\r\n")
+        crowd = [stack.enter_context(connect(server)) for _ in range(2 * MAX_CONNECTIONS)]
+        assert ended(crowd[0])
+        slow.sendall(b"\r\n")
+        assert slow.recv(64).startswith(b"HTTP/1.0 200")
+
+
+def test_a_connection_that_drips_is_ended_after_a_bounded_time(routes: Routes) -> None:
+    server = ControlServer(0, routes, connection_seconds=0.3)
+    server.start()
+    try:
+        with connect(server) as dripping:
+            dripping.sendall(b"GET /healthz?")
+            assert drip(dripping, drops=100) < 100, "more than ten times its time"
+        assert call(server, "GET", "/healthz")[0] == 200
+    finally:
+        server.shutdown()
+        server.server_close()
 
 
 def test_the_last_word_says_what_progress_said(board: Board) -> None:

@@ -14,11 +14,12 @@ import pytest
 import safetensors.torch
 import torch
 
+from spottune_contract.records import Commit
 from spottune_trainer import rng
 from spottune_trainer.checkpoint import Unacceptable
 from spottune_trainer.history import History
 from spottune_trainer.loop import Run, evaluate, optimizer_step, train
-from spottune_trainer.state_files import ADAPTER, CURSOR, HISTORY, NAMES, OPTIMIZER, RNG, TRAINER
+from spottune_trainer.state_files import ADAPTER, CURSOR, HISTORY, NAMES, OPTIMIZER, RNG, TRAINER, same_place
 
 MakeRun = Callable[..., Run]
 
@@ -65,7 +66,7 @@ def test_the_state_at_step_0_has_no_moments_and_comes_back_too(make_run: MakeRun
 
 def edited(file: str, change: Callable[[dict[str, torch.Tensor]], None]) -> Callable[[dict[str, bytes]], dict[str, bytes]]:
     def apply(files: dict[str, bytes]) -> dict[str, bytes]:
-        tensors = safetensors.torch.load(files[file])
+        tensors = safetensors.torch.load(bytes(files[file]))
         change(tensors)
         return files | {file: safetensors.torch.save(tensors)}
 
@@ -201,3 +202,15 @@ def test_the_description_of_the_adapter_is_kept_but_not_compared(run: Run, files
     document = json.loads(files[TRAINER])
     document["adapter_config"]["new_in_the_next_release"] = None
     run.check(files | {TRAINER: json.dumps(document).encode()})
+
+
+@pytest.mark.parametrize(("step", "samples", "fits"), [(3, 24, True), (4, 24, False), (3, 25, False)])
+def test_a_record_that_says_another_step_than_its_files_is_not_accepted(
+    files: dict[str, bytes], step: int, samples: int, fits: bool
+) -> None:
+    record = Commit(slot=2, epoch=1, writer="a" * 8, save="b" * 8, step=step, samples_seen=samples, reason="interval", files=())
+    if fits:
+        same_place(record, files)
+        return
+    with pytest.raises(Unacceptable, match="cursor"):
+        same_place(record, files)

@@ -101,7 +101,8 @@ class Driver:
         if now >= until:
             detail = cause.message if isinstance(cause, Denied) else cause.detail
             raise StorageUnavailable(
-                f"{self._store.name} did not answer usefully in time (last: {detail}); the next attempt goes on from the last commit"
+                f"{self._store.name} did not answer usefully in time (last: {detail}); the next attempt goes on from the last commit",
+                last=detail,
             )
         pause = min(_LONGEST_PAUSE, _FIRST_PAUSE * 2 ** min(backoff.attempt, 10)) * self._random.uniform(0.5, 1.0)
         end = min(until, now + pause)

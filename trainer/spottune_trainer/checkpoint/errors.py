@@ -58,6 +58,13 @@ class LogNotUnderstood(CheckpointError):
     reason = "LogNotUnderstood"
 
 
+class LogOfAnotherJob(CheckpointError):
+    """The log belongs to another job, or its CLAIM was put there from one: nothing of it may be mixed with ours."""
+
+    exit_code = ExitCode.BAD_CONFIG
+    reason = "LogOfAnotherJob"
+
+
 class StorageDenied(CheckpointError):
     """The store refuses us or cannot be trusted; another attempt would end the same way."""
 
@@ -70,6 +77,11 @@ class StorageUnavailable(CheckpointError):
 
     exit_code = ExitCode.TRANSIENT
     reason = "StorageUnavailable"
+
+    def __init__(self, message: str, *, reason: str | None = None, last: str = "") -> None:
+        super().__init__(message, reason=reason)
+        self.last = last
+        """What the store, or the network, last said."""
 
 
 class LogBlocked(CheckpointError):

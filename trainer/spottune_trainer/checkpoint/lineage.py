@@ -9,6 +9,10 @@ The log is a row of slots, each created once. `fold` reads it forward and says w
 
 `head` is the COMMIT that a reader would resume from: the last one of the lineage. A RESUME moves it to its parent, a COMMIT to
 itself, a CLAIM leaves it. The shell (`protocol`) only asks the questions below and does what they answer.
+
+A long log need not be read whole. A writer puts slot n+1 only after it has read slot n and stops at a CLAIM above its own, so a
+COMMIT that can be read was put by the owner of its place: a fold may start there (`Anchor`). Whatever is odd behind it, or points
+before it, makes the fold `doubtful`, and the log is read whole after all.
 """
 
 from __future__ import annotations
@@ -42,10 +46,30 @@ class Writer:
     token: str
 
 
-class Log:
-    """The log read forward: grows by `add`, one slot after the other. Everything in it follows from the entries alone."""
+@dataclass(frozen=True)
+class Anchor:
+    """Where a fold starts that leaves out the slots before `commit`."""
 
-    def __init__(self) -> None:
+    commit: Commit
+    first_claim: Claim
+    """The record of slot 0."""
+    pinned: tuple[Commit, ...] = ()
+    """The commits in `commit.pins`."""
+
+
+class Log:
+    """The log read forward: grows by `add`, one slot after the other. Everything in it follows from the entries alone.
+
+    With an anchor it starts there: `entries`, `effective`, `parents` and `lineage` then know nothing older.
+    """
+
+    def __init__(self, anchor: Anchor | None = None) -> None:
+        self.base = anchor.commit.slot if anchor else 0
+        """Slot of the first entry; 0 if the log is known whole."""
+        self.older_pins: tuple[Commit, ...] = anchor.pinned if anchor else ()
+        """Pinned commits of the lineage before `base`."""
+        self.doubtful = False
+        """Something behind the anchor can only be judged with what is before it. Never true of a whole log."""
         self.entries: list[Entry] = []
         self.effective: list[bool] = []
         self.owner: Writer | None = None
@@ -54,14 +78,24 @@ class Log:
         self.parents: dict[int, int | None] = {}
         """Effective COMMIT → the one before it in the lineage."""
         self.damaged: list[Damaged] = []
+        """Slots that cannot be read, and records whose writer has no CLAIM before them: only damage or foreign hands explain those."""
+        self.first_claim: Claim | None = None
+        """The oldest CLAIM that counts, known of an anchored log too."""
         self.newest_commit: int | None = None
         """Newest effective COMMIT by place, in the lineage or not."""
         self._heads: list[int | None] = []
         self._last_resume = -1
+        self._claimed: set[Writer] = set()
+        self._unreadable = False
+        if anchor:
+            self.first_claim = anchor.first_claim
+            self.owner = Writer(anchor.commit.epoch, anchor.commit.writer)
+            self._claimed.add(self.owner)
+            self.add(anchor.commit)
 
     def __len__(self) -> int:
         """Slots read or written so far, which is also the next free one as far as known."""
-        return len(self.entries)
+        return self.base + len(self.entries)
 
     @property
     def max_epoch(self) -> int:
@@ -70,9 +104,11 @@ class Log:
 
     def add(self, entry: Entry) -> bool:
         """Take in the next slot; True if its record is effective."""
-        assert entry.slot == len(self.entries), "slots are read in order"
+        assert entry.slot == len(self), "slots are read in order"
         self._heads.append(self.head)
         effective = self._apply(entry)
+        if self.base and (not effective or self._points_before(entry)):
+            self.doubtful = True
         self.entries.append(entry)
         self.effective.append(effective)
         return effective
@@ -80,20 +116,28 @@ class Log:
     def _apply(self, entry: Entry) -> bool:
         if isinstance(entry, Damaged):
             self.damaged.append(entry)
+            self._unreadable = True
             return False
         writer = Writer(entry.epoch, entry.writer)
         if isinstance(entry, Claim):
+            self._claimed.add(writer)
             if entry.epoch <= self.max_epoch:
                 return False
             self.owner = writer
+            self.first_claim = self.first_claim or entry
             return True
-        if entry.epoch > self.max_epoch and self.damaged:
+        if entry.epoch > self.max_epoch and self._unreadable:
             self.owner = writer
+            self._claimed.add(writer)
         if self.owner != writer:
+            if writer not in self._claimed:
+                self.damaged.append(Damaged(entry.slot, "no CLAIM of its writer can be read"))
             return False
         if isinstance(entry, Resume):
             self.head = self._commit_at(entry.parent)
-            self._last_resume = entry.slot
+            # A parent damaged after it was chosen is lost again: this RESUME settled only what it stepped over.
+            lost = entry.parent is not None and entry.parent not in self.parents
+            self._last_resume = (entry.parent or 0) - 1 if lost else entry.slot
         else:
             self.parents[entry.slot] = self.head
             self.head = self.newest_commit = entry.slot
@@ -103,16 +147,20 @@ class Log:
         """The parent itself, or what was resumed from before it if its own record can no longer be read."""
         if parent is None or parent in self.parents:
             return parent
-        return self._heads[parent] if parent < len(self._heads) else self.head
+        place = parent - self.base
+        return self._heads[place] if 0 <= place < len(self._heads) else self.head
+
+    def _points_before(self, entry: Entry) -> bool:
+        return isinstance(entry, Resume) and (entry.parent is None or entry.parent < self.base)
 
     def commit(self, slot: int) -> Commit:
         """The COMMIT in `slot`."""
-        entry = self.entries[slot]
+        entry = self.entries[slot - self.base]
         assert isinstance(entry, Commit)
         return entry
 
     def lineage(self) -> Iterator[Commit]:
-        """Effective COMMITs from the head back to the start."""
+        """Effective COMMITs from the head back to the start, or to the anchor."""
         slot = self.head
         while slot is not None:
             yield self.commit(slot)
@@ -181,6 +229,12 @@ def interpret_probe(racing: Sequence[PutResult], bodies: Sequence[bytes], third:
 # --- reading ----------------------------------------------------------------------------------------------------------------
 
 
+def foreign_claim(log: Log, spec_hash: str) -> Claim | None:
+    """A CLAIM of another specification among those that were read, the oldest included: attempts of one job never differ in that."""
+    claims = [log.first_claim, *log.entries]
+    return next((entry for entry in claims if isinstance(entry, Claim) and entry.spec_hash != spec_hash), None)
+
+
 def shortfall(length: int, min_slot: int, listed: Collection[int]) -> str | None:
     """What is wrong with a log whose first free slot is `length`, or None. Such a log must not be written to."""
     beyond = [slot for slot in listed if slot >= length]
@@ -194,6 +248,14 @@ def shortfall(length: int, min_slot: int, listed: Collection[int]) -> str | None
 def listed_slots(keys: Iterable[str]) -> list[int]:
     """Slots among listed keys; other keys are none of ours."""
     return sorted(slot for slot in map(parse_slot_key, keys) if slot is not None)
+
+
+def pins(log: Log) -> tuple[int, ...]:
+    """Slots of the pinned COMMITs of the lineage, for the next COMMIT to name."""
+    if log.head is None:
+        return ()
+    head = log.commit(log.head)
+    return (*head.pins, head.slot) if head.pinned else head.pins
 
 
 # --- claiming ---------------------------------------------------------------------------------------------------------------
@@ -280,8 +342,8 @@ def resume_candidates(log: Log) -> tuple[Commit, ...]:
 
 
 def may_start_over(log: Log) -> bool:
-    """True only if there is no COMMIT and none can be hidden in a damaged slot."""
-    return log.head is None and not log.damaged_since_resume()
+    """True only if there never was a COMMIT that counts and none can be hidden in a damaged slot."""
+    return not log.parents and not log.damaged_since_resume()
 
 
 def passed_over(log: Log, parent: int | None) -> tuple[Rejected, ...]:
@@ -321,7 +383,12 @@ MIN_KEPT = 2
 def kept(log: Log, keep_last: int) -> list[Commit]:
     """COMMITs of the lineage whose data stay: the newest `keep_last` and the pinned ones."""
     assert keep_last >= MIN_KEPT
-    return [commit for place, commit in enumerate(log.lineage()) if place < keep_last or commit.pinned]
+    return [commit for place, commit in enumerate(log.lineage()) if place < keep_last or commit.pinned] + list(log.older_pins)
+
+
+def knows_kept(log: Log, keep_last: int) -> bool:
+    """False if the log was not read far enough back to say whose data stay."""
+    return log.base == 0 or sum(1 for _ in log.lineage()) >= keep_last
 
 
 def deletable(log: Log, me: Writer, data_keys: Sequence[str], keep_last: int) -> list[str]:
@@ -331,7 +398,7 @@ def deletable(log: Log, me: Writer, data_keys: Sequence[str], keep_last: int) ->
     Data of one's own epoch that no COMMIT names may be a save under way and stay; data of higher epochs are not ours to judge.
     Nothing else is ever returned: not the log, not a key that is not of our form.
     """
-    if log.owner != me or log.head is None or log.commit(log.head).writer != me.token:
+    if log.owner != me or log.head is None or log.commit(log.head).writer != me.token or not knows_kept(log, keep_last):
         return []
     keep = {file.key for commit in kept(log, keep_last) for file in commit.files}
     named = {file.key for slot in log.parents for file in log.commit(slot).files}

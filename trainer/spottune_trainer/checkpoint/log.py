@@ -12,7 +12,7 @@ from datetime import UTC, datetime
 from spottune_contract.progress import LogView
 from spottune_contract.records import Commit, CommitReason
 from spottune_trainer.checkpoint.drive import Driver, Patience
-from spottune_trainer.checkpoint.errors import LogBlocked, LogNotUnderstood, NoReadableCheckpoint
+from spottune_trainer.checkpoint.errors import LogBlocked, LogNotUnderstood, LogOfAnotherJob, NoReadableCheckpoint
 from spottune_trainer.checkpoint.lineage import MIN_KEPT, Writer, view
 from spottune_trainer.checkpoint.protocol import ClaimOutcome, Facts, Protocol, Restored
 from spottune_trainer.checkpoint.store import Store
@@ -60,7 +60,7 @@ class CheckpointLog:
     ) -> ClaimOutcome:
         """Own the log from here on. With `final` in the outcome the run is finished already and nothing was written.
 
-        Raises `EpochStale`, `NoReadableCheckpoint` (the log is shorter than known, or has a gap), `LogNotUnderstood`.
+        Raises `EpochStale`, `NoReadableCheckpoint` (the log is shorter than known, or has a gap), `LogNotUnderstood`, `LogOfAnotherJob`.
         """
         with self._operation():
             steps = self._protocol.claim(
@@ -134,7 +134,7 @@ class CheckpointLog:
         with self._lock:
             try:
                 yield
-            except (NoReadableCheckpoint, LogBlocked, LogNotUnderstood) as error:
+            except (NoReadableCheckpoint, LogBlocked, LogNotUnderstood, LogOfAnotherJob) as error:
                 # The steps know slots and relative keys only; people need to know where.
                 raise type(error)(f"{self._store_name}: {error}", reason=error.reason) from None
             finally:

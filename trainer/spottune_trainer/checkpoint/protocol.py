@@ -14,22 +14,18 @@ from typing import TypeVar
 from spottune_contract.failpoint import hit
 from spottune_contract.layout import MAX_OBJECT_BYTES, probe_key, slot_key
 from spottune_contract.records import (
-    MAX_RECORD_BYTES,
     Claim,
     Commit,
     CommitReason,
-    ForeignRecord,
     Rejected,
     Resume,
-    UnreadableRecord,
-    decode,
     encode,
 )
 from spottune_trainer.checkpoint.errors import (
     EpochStale,
     Fenced,
     LogBlocked,
-    LogNotUnderstood,
+    LogOfAnotherJob,
     NoReadableCheckpoint,
     StorageDenied,
     Unacceptable,
@@ -43,36 +39,22 @@ from spottune_trainer.checkpoint.lineage import (
     Writer,
     WriteStep,
     deletable,
+    foreign_claim,
     interpret_claim_slot,
     interpret_probe,
     interpret_slot,
-    listed_slots,
+    knows_kept,
     may_start_over,
     needs_recommit,
     passed_over,
+    pins,
     resume_candidates,
-    shortfall,
 )
-from spottune_trainer.checkpoint.store import (
-    Backoff,
-    Delete,
-    Deleted,
-    DeleteResult,
-    Found,
-    Get,
-    GetResult,
-    NotFound,
-    Put,
-    PutResult,
-    Together,
-    Unavailable,
-)
-from spottune_trainer.checkpoint.transfer import LOOKS, Files, Steps, Uploaded, fetch, list_keys, load_files, refusal, store_files
+from spottune_trainer.checkpoint.reading import WINDOW, look, read_older, read_to_end
+from spottune_trainer.checkpoint.store import Backoff, Delete, Deleted, DeleteResult, Found, Get, GetResult, Put, PutResult, Together
+from spottune_trainer.checkpoint.transfer import Files, Steps, Uploaded, list_keys, load_files, refusal, store_files
 
 Own = TypeVar("Own", Commit, Resume)
-
-READ_AHEAD = 32
-"""Log records that are asked for at once."""
 
 
 @dataclass(frozen=True)
@@ -112,7 +94,14 @@ class Protocol:
     """
 
     def __init__(
-        self, me: Writer, *, min_slot: int, token: Callable[[], str], stamp: Callable[[], str], part_bytes: int = MAX_OBJECT_BYTES
+        self,
+        me: Writer,
+        *,
+        min_slot: int,
+        token: Callable[[], str],
+        stamp: Callable[[], str],
+        part_bytes: int = MAX_OBJECT_BYTES,
+        window: int = WINDOW,
     ) -> None:
         self.me = me
         self.log = Log()
@@ -120,6 +109,7 @@ class Protocol:
         self._token = token
         self._stamp = stamp
         self._part_bytes = part_bytes
+        self._window = window
 
     # --- start ----------------------------------------------------------------------------------------------------------
 
@@ -148,8 +138,14 @@ class Protocol:
     def claim(
         self, *, pod_uid: str, node: str, spec_hash: str, image_digest: str, compute_class: str, versions: Mapping[str, str]
     ) -> Steps[ClaimOutcome]:
-        """Own the log, or find it finished. Raises `EpochStale`, `NoReadableCheckpoint`, `LogNotUnderstood`."""
+        """Own the log, or find it finished. Raises `EpochStale`, `NoReadableCheckpoint`, `LogNotUnderstood`, `LogOfAnotherJob`."""
         yield from self._read_to_end()
+        foreign = foreign_claim(self.log, spec_hash)
+        if foreign:
+            raise LogOfAnotherJob(
+                f"{slot_key(foreign.slot)} is the claim of a job with another model, data, method or training; "
+                "give this job a prefix of its own, or restore the record from the bucket's versions"
+            )
         for attempt in count():
             if self.log.final:
                 return ClaimOutcome(self.log.final)
@@ -174,7 +170,10 @@ class Protocol:
                 yield Backoff(attempt, refusal(result))
                 continue
             self.log.add(found)
+            if self.log.doubtful:
+                yield from self._read_older()
             if step is ClaimStep.OWNED:
+                self._still_own()
                 hit("T2")
                 return ClaimOutcome(None)
             if step is ClaimStep.STALE and not self.log.final and not isinstance(found, Damaged):
@@ -189,8 +188,8 @@ class Protocol:
         restored = yield from self._restore(resume_candidates(self.log), accept, [])
         if restored is None and not may_start_over(self.log):
             raise NoReadableCheckpoint(
-                f"the log has no COMMIT, but damaged records that may have been one: slots {[d.slot for d in self.log.damaged_since_resume()]}; "
-                "restore them from the bucket's versions, or start a new job"
+                "no COMMIT of the log can be resumed from, but there was one, or a damaged record may have been one: "
+                f"slots {[d.slot for d in self.log.damaged_since_resume()]}; restore them from the bucket's versions, or start a new job"
             )
         yield from self._go_on_from(restored)
         return restored
@@ -238,6 +237,7 @@ class Protocol:
                 samples_seen=facts.samples_seen,
                 reason=facts.reason,
                 pinned=facts.pinned,
+                pins=pins(self.log),
                 files=uploaded.files,
                 digests=uploaded.digests,
                 loss=facts.loss,
@@ -254,6 +254,9 @@ class Protocol:
 
         Call it only after an own COMMIT was acknowledged.
         """
+        if not knows_kept(self.log, keep_last):
+            yield from self._read_older()
+            self._still_own()
         keys = yield from list_keys("data/", "")
         deleted = 0
         for key in deletable(self.log, self.me, keys, keep_last):
@@ -267,53 +270,22 @@ class Protocol:
     # --- reading the log ------------------------------------------------------------------------------------------------
 
     def _read_to_end(self) -> Steps[None]:
-        keys = yield from list_keys("log/", slot_key(len(self.log) - 1) if len(self.log) else "log/")
-        listed = listed_slots(keys)
-        hint = max(listed, default=-1)
-        ahead: dict[int, GetResult] = {}
-        while True:
-            slot = len(self.log)
-            if slot not in ahead and slot < hint:
-                wanted = range(slot, min(hint + 1, slot + READ_AHEAD))
-                results = yield Together(tuple(Get(slot_key(s), MAX_RECORD_BYTES) for s in wanted))
-                ahead = dict(zip(wanted, results, strict=True))
-            found = yield from self._look(slot, ahead.pop(slot, None))
-            if found is None and (slot <= hint or slot < self._min_slot):
-                found = yield from self._look_again(slot)
-            if found is None:
-                break
-            self.log.add(found)
-        fault = shortfall(len(self.log), self._min_slot, listed)
-        if fault:
-            raise NoReadableCheckpoint(f"{fault}; restore them from the bucket's versions, or start a new job", reason="LogIncomplete")
+        self.log = yield from read_to_end(self._min_slot, self._window)
 
-    def _look(self, slot: int, first: GetResult | None = None) -> Steps[Entry | None]:
-        """What is in a slot; None if it is empty."""
-        why = ""
-        for look in range(LOOKS):
-            found = yield from fetch(slot_key(slot), MAX_RECORD_BYTES, fresh=look > 0, first=first if look == 0 else None)
-            if isinstance(found, NotFound):
-                return None
-            try:
-                return decode(found.body, slot)
-            except ForeignRecord as error:
-                raise LogNotUnderstood(f"{error}: a newer release of SpotTune wrote it; use a trainer image of that release") from None
-            except UnreadableRecord as error:
-                why = str(error)
-        return Damaged(slot, why)
+    def _read_older(self) -> Steps[None]:
+        self.log = yield from read_older(self.log)
 
-    def _look_again(self, slot: int) -> Steps[Entry | None]:
-        """A slot that should be there is missing: ask again before saying so."""
-        for attempt in range(LOOKS - 1):
-            yield Backoff(attempt, Unavailable(f"{slot_key(slot)} should exist and was not found"))
-            found = yield from self._look(slot, (yield Get(slot_key(slot), MAX_RECORD_BYTES, fresh=True)))
-            if found is not None:
-                return found
-        return None
+    def _still_own(self) -> None:
+        """Read whole, the log may show another owner only if records that once could be read no longer can, or the reverse."""
+        if self.log.owner != self.me:
+            raise LogBlocked(
+                "records of the log changed after they were read, it now has another owner; a new attempt will claim again",
+                reason="LogRecordUnreadable",
+            )
 
     def _catch_up(self) -> Steps[None]:
         """Read what others, or late PUTs of our own, have added. Raises `Fenced` if the log has a newer owner."""
-        while (found := (yield from self._look(len(self.log)))) is not None:
+        while (found := (yield from look(len(self.log)))) is not None:
             self._take(found, None)
 
     # --- writing the log ------------------------------------------------------------------------------------------------
@@ -334,7 +306,7 @@ class Protocol:
 
     def _after_put(self, own: Claim | Resume | Commit, result: PutResult) -> Steps[Entry | None]:
         """What the slot holds now. Every response is checked, a 200 too: a probe cannot prove that the store is atomic."""
-        return (yield from self._look(own.slot))
+        return (yield from look(own.slot))
 
     def _take(self, found: Entry, own: Commit | Resume | None) -> WriteStep:
         """Take in the record of the next slot, met on the way. Raises if it ends our ownership."""
@@ -359,18 +331,30 @@ class Protocol:
     def _restore(
         self, candidates: tuple[Commit, ...], accept: Callable[[Commit, Files], None], rejected: list[Rejected]
     ) -> Steps[Restored | None]:
-        """The first candidate that can be read and that the caller accepts; None if there are no candidates."""
-        for commit in candidates:
-            loaded = yield from load_files(commit)
-            if not isinstance(loaded, str):
-                try:
-                    accept(commit, loaded)
-                    over = passed_over(self.log, commit.slot)
-                    return Restored(commit, loaded, tuple(sorted((*rejected, *over), key=lambda r: -r.slot)))
-                except Unacceptable as error:
-                    loaded = f"does not fit: {error}"
-            rejected.append(Rejected(slot=commit.slot, why=loaded))
-        if not candidates:
+        """The first candidate that can be read and that the caller accepts; None if there are no candidates.
+
+        If all fail and the log was not read whole, older ones are looked for.
+        """
+        tried = False
+        while True:
+            for commit in candidates:
+                tried = True
+                loaded = yield from load_files(commit)
+                if not isinstance(loaded, str):
+                    try:
+                        accept(commit, loaded)
+                        over = passed_over(self.log, commit.slot)
+                        return Restored(commit, loaded, tuple(sorted((*rejected, *over), key=lambda r: -r.slot)))
+                    except Unacceptable as error:
+                        loaded = f"does not fit: {error}"
+                rejected.append(Rejected(slot=commit.slot, why=loaded))
+            base = self.log.base
+            if base == 0:
+                break
+            yield from self._read_older()
+            self._still_own()
+            candidates = tuple(commit for commit in resume_candidates(self.log) if commit.slot < base)
+        if not tried:
             return None
         # Somebody newer may have swept the data away under us: then this is no verdict on the job.
         yield from self._catch_up()

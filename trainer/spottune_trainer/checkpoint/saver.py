@@ -5,6 +5,7 @@ from __future__ import annotations
 import statistics
 import threading
 import time
+import traceback
 from collections import deque
 from collections.abc import Callable, Mapping
 from contextlib import suppress
@@ -22,7 +23,11 @@ SAFETY = 1.5
 
 @dataclass(frozen=True)
 class Snapshot:
-    """A state in host memory at a step boundary. Its files must not change any more."""
+    """A state in host memory at a step boundary. Its files must not change while anybody holds them or a part of them.
+
+    The saver lets go of a snapshot when it is committed, failed, superseded, withdrawn or replaced; a request that was given up on may
+    hold its part longer.
+    """
 
     files: Files = field(repr=False)
     step: int
@@ -115,6 +120,18 @@ class Saver:
             self._waiting = _Job(snapshot, urgent, deadline, time.monotonic())
             self._changed.notify_all()
 
+    def withdraw(self, *, urgent: bool) -> bool:
+        """Let go of a snapshot that still waits, in favour of one that is about to be submitted; whether there was one.
+
+        An urgent one gives way only to another urgent one.
+        """
+        with self._changed:
+            if self._waiting is None or (self._waiting.urgent and not urgent):
+                return False
+            self._waiting = None
+            self._changed.notify_all()
+            return True
+
     def flush(self, deadline: float | None = None) -> Commit | None:
         """Wait until everything submitted is durable; the newest COMMIT of this process. `deadline` is monotonic.
 
@@ -142,14 +159,18 @@ class Saver:
 
     # --- the thread -----------------------------------------------------------------------------------------------------
 
+    # The job under way is in `_running` alone, never in a variable of a frame that waits or that an error remembers: its memory is used
+    # again as soon as nobody holds it.
+
     def _work(self) -> None:
-        while (job := self._next()) is not None:
+        while self._next():
             try:
-                self._save(job)
+                urgent = self._save()
             except Superseded:
-                self._finish(None, None)
+                self._finish(None)
             except CheckpointError as error:
-                self._finish(None, error)
+                _forget_variables(error)
+                self._finish(error)
                 if self._fatal is not None:
                     return
                 self._on_failure(error)
@@ -160,18 +181,27 @@ class Saver:
                     self._running = None
                     self._changed.notify_all()
                 return
+            else:
+                self._finish(None)
+                # Thrift comes after durability and never when time is short.
+                if not urgent and not self._urgent_waits():
+                    self._retain()
 
-    def _next(self) -> _Job | None:
+    def _next(self) -> bool:
+        """Begin with the snapshot that waits, as soon as there is one. False: closed."""
         with self._changed:
             self._changed.wait_for(lambda: self._waiting is not None or self._closed)
             if self._closed:
-                return None
-            job, self._waiting = self._waiting, None
-            self._running, self._running_since = job, time.monotonic()
-            return job
+                return False
+            self._running, self._waiting = self._waiting, None
+            self._running_since = time.monotonic()
+            return True
 
-    def _save(self, job: _Job) -> None:
-        snapshot = job.snapshot
+    def _save(self) -> bool:
+        """Commit the job under way; whether it was urgent."""
+        job = self._running
+        assert job is not None
+        snapshot, urgent = job.snapshot, job.urgent
         commit = self._log.commit(
             snapshot.files,
             step=snapshot.step,
@@ -183,15 +213,12 @@ class Saver:
             pinned=snapshot.pinned,
             deadline=job.deadline,
             since=job.submitted,
-            superseded=lambda: not job.urgent and self._superseded(),
+            superseded=lambda: not urgent and self._superseded(),
         )
         self._durations.append(time.monotonic() - self._running_since)
         self._last_commit = commit
         self._on_commit(commit)
-        self._finish(commit, None)
-        # Thrift comes after durability and never when time is short.
-        if not job.urgent and not self._urgent_waits():
-            self._retain()
+        return urgent
 
     def _superseded(self) -> bool:
         waiting, now = self._waiting, time.monotonic()
@@ -208,7 +235,7 @@ class Saver:
         with suppress(Superseded, CheckpointError):
             self._log.retain(superseded=self._urgent_waits)
 
-    def _finish(self, commit: Commit | None, error: CheckpointError | None) -> None:
+    def _finish(self, error: CheckpointError | None) -> None:
         with self._changed:
             self._running = None
             self._failure = error
@@ -216,3 +243,10 @@ class Saver:
             if error is not None and not isinstance(error, StorageUnavailable):
                 self._fatal = error
             self._changed.notify_all()
+
+
+def _forget_variables(error: BaseException | None) -> None:
+    """Let an error that is kept say where it came from, without keeping the data that were there."""
+    while error is not None:
+        traceback.clear_frames(error.__traceback__)
+        error = error.__context__

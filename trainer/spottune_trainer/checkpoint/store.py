@@ -19,6 +19,9 @@ Body = bytes | bytearray | memoryview
 class Created:
     """The PUT says that it created the object. Only a read-back proves it."""
 
+    sha256: str = field(default="", compare=False)
+    """Of the body as it was signed, hexadecimal, from memory before it was sent; empty if the store's client does not hash."""
+
 
 @dataclass(frozen=True)
 class AlreadyExists:

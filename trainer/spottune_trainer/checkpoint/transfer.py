@@ -9,8 +9,8 @@ from itertools import count
 from typing import Any, TypeVar
 
 from spottune_contract.failpoint import hit
-from spottune_contract.layout import data_key
-from spottune_contract.records import Commit, DataFile
+from spottune_contract.layout import MAX_OBJECT_BYTES, data_key
+from spottune_contract.records import Commit, DataFile, file_digest
 from spottune_trainer.checkpoint.errors import StorageUnavailable
 from spottune_trainer.checkpoint.lineage import Writer, manifest_fault
 from spottune_trainer.checkpoint.store import (
@@ -42,6 +42,7 @@ Steps = Generator[Request, Any, T]
 Files = Mapping[str, bytes | memoryview]
 """Logical files of one state."""
 
+_MIB = 1 << 20
 LOOKS = 3
 """A missing or damaged object is believed to be so after this many looks, each on a new connection."""
 
@@ -55,25 +56,57 @@ class Uploaded:
     digests: dict[str, str]
 
 
+def part_size(size: int) -> int:
+    """Bytes of each part of a file of `size` bytes, but for the last.
+
+    One part for each connection, so that they end together, but of no less than 12 MiB, because each request costs milliseconds of CPU
+    and waits for an answer, and of no more than an object may have. It depends on nothing but `size`: equal files have equal parts and
+    so equal digests.
+    """
+    return min(MAX_OBJECT_BYTES, max(12 * _MIB, -(-size // (8 * _MIB)) * _MIB))
+
+
+def digest_of(content: bytes | memoryview) -> str:
+    """What a COMMIT states for a logical file of this content."""
+    whole = memoryview(content).cast("B")
+    return file_digest([hashlib.sha256(piece).hexdigest() for piece in _pieces(whole, part_size(len(whole)))])
+
+
 def store_files(files: Files, me: Writer, step: int, save: str, part_bytes: int) -> Steps[Uploaded]:
-    """Store files in objects of at most `part_bytes`. Hashes are of what was meant, taken from memory before anything is sent."""
-    parts: list[tuple[DataFile, memoryview]] = []
-    digests = {}
+    """Store files in objects of at most `part_bytes`. Hashes are of what was meant: of the memory, each part just before it is sent."""
+    parts: list[tuple[str, int]] = []
+    puts: list[Put] = []
     for name, content in files.items():
         whole = memoryview(content).cast("B")
-        digests[name] = hashlib.sha256(whole).hexdigest()
-        pieces = [whole[start : start + part_bytes] for start in range(0, len(whole), part_bytes)] or [whole]
+        pieces = _pieces(whole, min(part_bytes, part_size(len(whole))))
         for number, piece in enumerate(pieces):
             key = data_key(me.epoch, me.token, step, save, name if len(pieces) == 1 else f"{name}.part{number:04d}")
-            sha256 = digests[name] if len(pieces) == 1 else hashlib.sha256(piece).hexdigest()
-            parts.append((DataFile(name=name, part=number, key=key, size=len(piece), sha256=sha256), piece))
-    # The smallest first: it is there at once, and a store that refuses is known before gigabytes are sent.
-    puts = [Put(file.key, body) for file, body in sorted(parts, key=lambda part: part[0].size)]
-    yield from _put_all(puts[:1])
+            parts.append((name, number))
+            puts.append(Put(key, piece))
+    # The smallest first: it is there at once, and a store that refuses is known before gigabytes are sent. Then the largest first,
+    # so that no connection begins with one when the others are done.
+    puts_by_size = sorted(puts, key=lambda put: len(put.body))
+    sha256 = yield from _put_all(puts_by_size[:1])
     hit("T4")
-    yield from _put_all(puts[1:])
+    sha256 |= yield from _put_all(puts_by_size[:0:-1])
     hit("T5")
-    return Uploaded(save, tuple(file for file, _ in parts), digests)
+    stored = tuple(
+        DataFile(name=name, part=number, key=put.key, size=len(put.body), sha256=sha256[put.key])
+        for (name, number), put in zip(parts, puts, strict=True)
+    )
+    return Uploaded(save, stored, _digests(stored))
+
+
+def _pieces(whole: memoryview, length: int) -> list[memoryview]:
+    return [whole[start : start + length] for start in range(0, len(whole), length)] or [whole]
+
+
+def _digests(stored: Sequence[DataFile]) -> dict[str, str]:
+    """Digest of each logical file; parts are in order."""
+    parts: dict[str, list[str]] = {}
+    for file in stored:
+        parts.setdefault(file.name, []).append(file.sha256)
+    return {name: file_digest(sha256) for name, sha256 in parts.items()}
 
 
 def load_files(commit: Commit) -> Steps[Files | str]:
@@ -81,6 +114,9 @@ def load_files(commit: Commit) -> Steps[Files | str]:
     fault = manifest_fault(commit)
     if fault:
         return fault
+    for name, digest in _digests(commit.files).items():
+        if digest != commit.digests[name]:
+            return f"{name}: the digest of the file is not that of its parts"
     first = yield from _load_parts(commit.files[:1])
     if isinstance(first, str):
         return first
@@ -91,11 +127,7 @@ def load_files(commit: Commit) -> Steps[Files | str]:
     bodies: dict[str, list[bytes]] = {name: [] for name in commit.digests}
     for file, body in zip(commit.files, first + rest, strict=True):
         bodies[file.name].append(body)
-    files = {name: parts[0] if len(parts) == 1 else b"".join(parts) for name, parts in bodies.items()}
-    for name, content in files.items():
-        if hashlib.sha256(content).hexdigest() != commit.digests[name]:
-            return f"{name}: SHA-256 of the whole file differs"
-    return files
+    return {name: parts[0] if len(parts) == 1 else b"".join(parts) for name, parts in bodies.items()}
 
 
 def fetch(key: str, limit: int, *, fresh: bool, first: GetResult | None = None) -> Steps[Found | NotFound]:
@@ -136,15 +168,15 @@ def _load_parts(files: Sequence[DataFile]) -> Steps[list[bytes] | str]:
     results: list[GetResult] = yield Together(tuple(Get(file.key, file.size) for file in files))
     bodies = []
     for file, result in zip(files, results, strict=True):
-        body = yield from _intact(file, result)
+        body = yield from intact(file, result)
         if isinstance(body, str):
             return body
         bodies.append(body)
     return bodies
 
 
-def _intact(file: DataFile, first: GetResult) -> Steps[bytes | str]:
-    """Content of one data object, or what is wrong with it."""
+def intact(file: DataFile, first: GetResult | None = None) -> Steps[bytes | str]:
+    """Content of one data object, or what is wrong with it. `first` is an answer that is there already."""
     why = ""
     for look in range(LOOKS):
         found = yield from fetch(file.key, file.size, fresh=look > 0, first=first if look == 0 else None)
@@ -159,21 +191,27 @@ def _intact(file: DataFile, first: GetResult) -> Steps[bytes | str]:
     return why
 
 
-def _put_all(puts: Sequence[Put]) -> Steps[None]:
+def _put_all(puts: Sequence[Put]) -> Steps[dict[str, str]]:
+    """Create all objects; SHA-256 of each by key."""
+    sha256: dict[str, str] = {}
     pending = list(puts)
     for attempt in count():
         if not pending:
-            return
+            break
         results: list[PutResult] = yield Together(tuple(pending))
         failed = []
         for put, result in zip(pending, results, strict=True):
-            if isinstance(result, AlreadyExists):
-                yield from _confirm(put)
-            elif not isinstance(result, Created):
+            if isinstance(result, Created | AlreadyExists):
+                if isinstance(result, AlreadyExists):
+                    yield from _confirm(put)
+                stated = result.sha256 if isinstance(result, Created) else ""
+                sha256[put.key] = stated or hashlib.sha256(put.body).hexdigest()
+            else:
                 failed.append((put, result))
         pending = [put for put, _ in failed]
         if failed:
             yield Backoff(attempt, refusal(*(result for _, result in failed)))
+    return sha256
 
 
 def _confirm(put: Put) -> Steps[None]:
