@@ -1,8 +1,7 @@
-"""A full disk and a full memory: what the node lacks ends in a word that names it, never in a damaged commit."""
+"""A full disk: what the node lacks ends in a word that names it, never in a damaged commit."""
 
 from __future__ import annotations
 
-import resource
 import signal
 import subprocess
 from collections.abc import Iterator
@@ -58,17 +57,3 @@ def test_a_scratch_volume_too_small_for_the_model_ends_the_attempt_and_names_the
     assert "give the pod more ephemeral storage" in word.message
     assert word.log is not None
     assert word.log.last_commit is None
-
-
-def test_memory_that_ends_while_training_ends_the_attempt_with_out_of_memory_and_no_partial_commit(bench: Bench) -> None:
-    job = bench.job(training={"maxSteps": 2000, "globalBatchSize": 32, "microBatchSize": 32}, checkpoint={"everySteps": 1})
-    first = job.start(1)
-    first.at_step(3)
-    # What it has it may keep; it gets no more.
-    resource.prlimit(first.pid, resource.RLIMIT_AS, (1 << 20, 1 << 20))
-    word = first.ended(30)
-    assert word.reason == "OutOfMemory", first.words()
-    assert "lower microBatchSize" in word.message
-    second = job.start(2)
-    assert second.event("restored")["step"] >= 2
-    assert [line for line in second.events() if "CommitRejected" in str(line)] == []

@@ -7,6 +7,7 @@ from collections.abc import Iterator
 
 import pytest
 
+from spottune_contract import failpoint
 from spottune_contract.records import Commit, CommitReason
 from spottune_trainer.checkpoint import CheckpointError, CheckpointLog, Fenced, Saver, Snapshot, StorageUnavailable
 from spottune_trainer.checkpoint.saver import should_supersede
@@ -140,6 +141,19 @@ def test_old_data_are_deleted_after_a_periodic_save(bench: Bench) -> None:
     bench.saver.close()
     bench.saver._thread.join(10)
     assert sorted({k.split("/")[2][:8] for k in bench.store.objects if k.startswith("data/")}) == ["s0000002", "s0000003"]
+
+
+def test_a_defect_in_the_retention_is_not_silent(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
+    for step in (1, 2):
+        bench.saver.submit(snapshot(step))
+        bench.saver.flush(soon())
+    monkeypatch.setitem(failpoint._armed, "T8", ("raise", 1))
+    monkeypatch.setattr(failpoint, "_hits", {})
+    bench.saver.submit(snapshot(3))
+    bench.saver._thread.join(10)
+    assert bench.steps() == [1, 2, 3]
+    with pytest.raises(failpoint.FailpointError, match="T8"):
+        bench.saver.flush(soon())
 
 
 @pytest.mark.parametrize(

@@ -165,7 +165,7 @@ class Saver:
     def _work(self) -> None:
         while self._next():
             try:
-                urgent = self._save()
+                self._save_and_sweep()
             except Superseded:
                 self._finish(None)
             except CheckpointError as error:
@@ -181,11 +181,13 @@ class Saver:
                     self._running = None
                     self._changed.notify_all()
                 return
-            else:
-                self._finish(None)
-                # Thrift comes after durability and never when time is short.
-                if not urgent and not self._urgent_waits():
-                    self._retain()
+
+    def _save_and_sweep(self) -> None:
+        urgent = self._save()
+        self._finish(None)
+        # Thrift comes after durability and never when time is short.
+        if not urgent and not self._urgent_waits():
+            self._retain()
 
     def _next(self) -> bool:
         """Begin with the snapshot that waits, as soon as there is one. False: closed."""
