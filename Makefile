@@ -30,7 +30,7 @@ test-fast: setup-python lint ## the tests that need no cluster
 campaign: setup ## ten demo-like runs with random kill moments against one twin
 	@$(PY) -m examples.demo.campaign
 
-test-long: setup-python ## tens of thousands of simulated schedules of faults
+test-long: setup ## tens of thousands of simulated schedules, damaged logs, hundreds of interrupted runs
 	@$(PY) -m pytest -q -m long --timeout=7200
 
 lint: setup-python ## formatting, types, layers, generated files
