@@ -9,10 +9,9 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from spottune_contract.layout import slot_key
-from spottune_contract.records import MAX_RECORD_BYTES, Commit
+from spottune_contract.records import Commit
 from spottune_trainer.checkpoint.lineage import Entry, listed_slots
-from spottune_trainer.checkpoint.reading import READ_AHEAD, look, look_again
-from spottune_trainer.checkpoint.store import Get, GetResult, Together
+from spottune_trainer.checkpoint.reading import READ_AHEAD, get_slots, look, look_again
 from spottune_trainer.checkpoint.transfer import Steps, list_keys
 
 
@@ -38,8 +37,8 @@ def read_records(known: Sequence[Entry] = (), seen: Callable[[int, int], None] =
     while True:
         # The listing may be stale, so the first slot after it is asked for, too, until one is not there.
         wanted = range(len(entries), max(len(entries) + 1, min(end, len(entries) + READ_AHEAD)))
-        answers: list[GetResult] = yield Together(tuple(Get(slot_key(slot), MAX_RECORD_BYTES) for slot in wanted))
-        for slot, answer in zip(wanted, answers, strict=True):
+        answers = yield from get_slots(wanted.start, wanted.stop)
+        for slot, answer in answers.items():
             entry = yield from look(slot, answer)
             if entry is None and slot < end:
                 entry = yield from look_again(slot)

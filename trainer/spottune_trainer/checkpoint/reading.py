@@ -43,7 +43,7 @@ def read_older(log: Log) -> Steps[Log]:
     """The same log, known whole. Raises `NoReadableCheckpoint` if a record before its anchor is missing."""
     older: list[Entry] = []
     while len(older) < log.base:
-        results = yield from _get_slots(len(older), min(log.base, len(older) + READ_AHEAD))
+        results = yield from get_slots(len(older), min(log.base, len(older) + READ_AHEAD))
         for slot, found in enumerate((yield from _look_at(results)), len(older)):
             entry = found or (yield from look_again(slot))
             if entry is None:
@@ -76,7 +76,7 @@ def _read_on(log: Log, hint: int) -> Steps[None]:
     while True:
         slot = len(log)
         if slot not in ahead and slot < hint:
-            ahead = yield from _get_slots(slot, min(hint + 1, slot + READ_AHEAD))
+            ahead = yield from get_slots(slot, min(hint + 1, slot + READ_AHEAD))
         found = yield from look(slot, ahead.pop(slot, None))
         if found is None and slot <= hint:
             found = yield from look_again(slot)
@@ -88,7 +88,7 @@ def _read_on(log: Log, hint: int) -> Steps[None]:
 def _read_back(newest: int, window: int) -> Steps[Log | None]:
     """The log from the oldest COMMIT of the `window` slots up to `newest`; None if that part alone cannot be trusted."""
     first = newest + 1 - window
-    entries = yield from _look_at((yield from _get_slots(first, newest + 1)))
+    entries = yield from _look_at((yield from get_slots(first, newest + 1)))
     start = yield from look(0)
     commit = next((entry for entry in entries if isinstance(entry, Commit)), None)
     if commit is None or not isinstance(start, Claim) or start.epoch > commit.epoch:
@@ -114,7 +114,8 @@ def _pinned(slots: Sequence[int]) -> Steps[tuple[Commit, ...] | None]:
     return tuple(commits)
 
 
-def _get_slots(first: int, end: int) -> Steps[dict[int, GetResult]]:
+def get_slots(first: int, end: int) -> Steps[dict[int, GetResult]]:
+    """Answers for the slots from `first` to before `end`, asked for at once."""
     results: list[GetResult] = yield Together(tuple(Get(slot_key(slot), MAX_RECORD_BYTES) for slot in range(first, end)))
     return dict(zip(range(first, end), results, strict=True))
 
