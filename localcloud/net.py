@@ -72,6 +72,11 @@ def link_name(index: int) -> str:
     return f"{BRIDGE}-n{index}"
 
 
+def _far_end(index: int) -> str:
+    """The node's end of its cable, before the node has it."""
+    return f"{BRIDGE}-f{index}"
+
+
 def mac_address(index: int) -> str:
     """Fixed per number, so that no neighbour table is stale when a number is used again."""
     return f"02:53:54:00:01:{index:02x}"
@@ -147,11 +152,15 @@ def reserve(directory: Path) -> int:
 
 
 def connect(index: int, pid: int) -> None:
-    """Plug node number `index`, whose namespace process `pid` lives in, into the bridge."""
-    name = link_name(index)
-    command("ip", "link", "add", name, "type", "veth", "peer", "name", "eth0", "address", mac_address(index), "netns", str(pid))
+    """Plug node number `index`, whose namespace process `pid` lives in, into the bridge.
+
+    The node gets its end last, and starts when it sees it: whoever dies in between leaves no node that starts on half a network.
+    """
+    name, far_end = link_name(index), _far_end(index)
+    command("ip", "link", "add", name, "type", "veth", "peer", "name", far_end, "address", mac_address(index))
     command("ip", "link", "set", name, "master", BRIDGE, "up")
     command("ip", "route", "replace", pod_network(index), "via", node_address(index), "dev", BRIDGE)
+    command("ip", "link", "set", far_end, "netns", str(pid), "name", "eth0")
 
 
 def cut(index: int) -> None:
@@ -173,8 +182,8 @@ def is_cut(index: int) -> bool:
 
 
 def is_plugged_in(index: int) -> bool:
-    """Whether the node has a cable, cut or not."""
-    return _exists(link_name(index))
+    """Whether the node has a cable, cut or not; one that still has both ends here is none."""
+    return _exists(link_name(index)) and not _exists(_far_end(index))
 
 
 def disconnect(index: int) -> None:

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from localcloud import imds, node, oci
+from localcloud import imds, net, node, oci
 from localcloud.process import Process
 from tests.fixtures.nodes import LocalNodes
 
@@ -62,6 +62,26 @@ def test_three_nodes_of_three_pools_are_ready_within_seconds(local_nodes: LocalN
         kinds = ("node.kubernetes.io/instance-type", "topology.kubernetes.io/zone", "karpenter.sh/capacity-type")
         assert "/".join(labels[kind] for kind in kinds) == each.pool
         assert found.spec.provider_id == f"aws:///{labels['topology.kubernetes.io/zone']}/{each.instance_id}"
+
+
+@pytest.mark.parametrize("done", [1, 2, 3])
+def test_a_node_whose_adder_died_while_plugging_it_in_is_booted_anew(local_nodes: LocalNodes, monkeypatch: pytest.MonkeyPatch, done: int) -> None:
+    class Died(BaseException):
+        pass
+
+    commands = iter([net.command] * done)
+
+    def command(*words: str, given: str | None = None) -> str:
+        try:
+            return next(commands)(*words, given=given)
+        except StopIteration:
+            raise Died from None
+
+    name = f"plugged-{done}"
+    with monkeypatch.context() as patch, pytest.raises(Died):
+        patch.setattr(net, "command", command)
+        node.add(local_nodes.home, name=name)
+    node.add(local_nodes.home, name=name, wait=True)
 
 
 def test_a_restricted_pod_imports_torch_as_an_ordinary_user(local_nodes: LocalNodes) -> None:
