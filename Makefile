@@ -21,7 +21,8 @@ demo: setup ## the whole product on a local cluster: spot kills, and the same ad
 
 test: setup lint ## every test that needs nothing but this machine (root)
 	@$(PY) -m pytest -q -m "$(FAST)" -n 2
-	@$(PY) -m pytest -q -m "(cluster or nodes or storage or process) and not (e2e or long)" --durations=10
+	@$(PY) -m pytest -q -m "(cluster or storage or process) and not (nodes or e2e or long)" -n 2 --durations=10
+	@$(PY) -m pytest -q -m "nodes and not (e2e or long)" --durations=5
 	@$(PY) -m pytest -q -m "e2e and not long" --durations=5
 
 test-fast: setup-python lint ## the tests that need no cluster

@@ -65,7 +65,9 @@ def test_three_nodes_of_three_pools_are_ready_within_seconds(local_nodes: LocalN
 
 
 @pytest.mark.parametrize("done", [1, 2, 3])
-def test_a_node_whose_adder_died_while_plugging_it_in_is_booted_anew(local_nodes: LocalNodes, monkeypatch: pytest.MonkeyPatch, done: int) -> None:
+def test_a_node_whose_adder_died_while_plugging_it_in_is_booted_anew(
+    local_nodes: LocalNodes, monkeypatch: pytest.MonkeyPatch, done: int
+) -> None:
     class Died(BaseException):
         pass
 
@@ -78,9 +80,10 @@ def test_a_node_whose_adder_died_while_plugging_it_in_is_booted_anew(local_nodes
             raise Died from None
 
     name = f"plugged-{done}"
-    with monkeypatch.context() as patch, pytest.raises(Died):
+    with monkeypatch.context() as patch:
         patch.setattr(net, "command", command)
-        node.add(local_nodes.home, name=name)
+        with pytest.raises(Died):
+            node.add(local_nodes.home, name=name)
     node.add(local_nodes.home, name=name, wait=True)
 
 

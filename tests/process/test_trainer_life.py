@@ -79,7 +79,7 @@ def test_stops_at_random_moments_lose_no_finished_step(bench: Bench) -> None:
         code = trainer.wait()
         assert code in (0, 10), trainer.words()
         word = trainer.termination()
-        assert word.step > committed
+        assert word.step > committed or word.step == word.total_steps  # stopped between the last step and FINAL
         committed = word.step
     finished_as_twin(word, bench)
 

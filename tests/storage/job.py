@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import itertools
 import random
 import secrets
@@ -11,6 +12,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 from spottune_contract.layout import S3Location
 from spottune_trainer.checkpoint import CheckpointLog, Restored, open_store
+from spottune_trainer.checkpoint.transfer import Files
 from tests.storage.fault_proxy import Passing
 
 if TYPE_CHECKING:
@@ -19,16 +21,28 @@ if TYPE_CHECKING:
 CLAIM: dict[str, Any] = {"pod_uid": "uid", "node": "node", "spec_hash": "", "image_digest": "", "compute_class": "cpu", "versions": {}}
 
 
+class Content(bytes):
+    """Bytes that a failed comparison shows by their hash: a difference of 120 KB, worked out letter by letter, takes minutes."""
+
+    def __repr__(self) -> str:
+        return f"<{len(self)} bytes, SHA-256 {hashlib.sha256(self).hexdigest()[:12]}>"
+
+
 def state(step: int) -> dict[str, bytes]:
     """The one right state after `step` steps, 120 KB."""
     chance = random.Random(step)
     return {
-        "adapter.safetensors": chance.randbytes(40_000),
-        "optimizer.safetensors": chance.randbytes(80_000),
+        "adapter.safetensors": Content(chance.randbytes(40_000)),
+        "optimizer.safetensors": Content(chance.randbytes(80_000)),
         "rng.json": b'{"step":%d}' % step,
         "cursor.json": b'{"cursor":%d}' % step,
         "trainer.json": b'{"trainer":%d}' % step,
     }
+
+
+def contents(files: Files) -> dict[str, bytes]:
+    """What was restored, to be compared with a `state`."""
+    return {name: Content(content) for name, content in files.items()}
 
 
 class Server(Protocol):
@@ -71,7 +85,7 @@ class Job:
         """Step and files that an attempt of this epoch resumes from."""
         _, restored = self.owner(epoch)
         assert restored is not None
-        return restored.commit.step, {name: bytes(content) for name, content in restored.files.items()}
+        return restored.commit.step, contents(restored.files)
 
     def keys(self, prefix: str = "") -> list[str]:
         root = self.location.key("")

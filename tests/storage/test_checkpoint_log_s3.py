@@ -18,7 +18,7 @@ from spottune_trainer.checkpoint import (
     open_store,
 )
 from spottune_trainer.checkpoint.store import Denied
-from tests.storage.job import CLAIM, Job, commit, state
+from tests.storage.job import CLAIM, Job, commit, contents, state
 
 pytestmark = pytest.mark.storage
 
@@ -30,7 +30,7 @@ def test_a_state_survives_its_attempt_bit_for_bit(job: Job) -> None:
     commit(log, 10, 20)
     _, restored = job.owner(2)
     assert restored is not None
-    assert dict(restored.files) == state(20)
+    assert contents(restored.files) == state(20)
 
 
 def test_of_several_processes_of_one_epoch_exactly_one_claims(job: Job) -> None:

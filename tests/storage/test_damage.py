@@ -12,7 +12,7 @@ from spottune_contract.layout import slot_key
 from spottune_trainer.checkpoint import (
     NoReadableCheckpoint,
 )
-from tests.storage.job import CLAIM, Job, commit, state
+from tests.storage.job import CLAIM, Job, commit, contents, state
 
 pytestmark = pytest.mark.storage
 
@@ -51,7 +51,7 @@ def test_f22_f23_f24_any_damaged_object_of_the_newest_commit_is_seen_and_the_one
         log, restored = job.owner(epoch)
         assert restored is not None
         assert restored.commit.step == 10
-        assert dict(restored.files) == state(10)
+        assert contents(restored.files) == state(10)
         assert any(key in rejected.why for rejected in restored.rejected)
 
 

@@ -17,7 +17,7 @@ from spottune_trainer.checkpoint import (
     StorageUnavailable,
 )
 from tests.storage.fault_proxy import FaultProxy, Passing
-from tests.storage.job import Job, commit, first, is_data_put, is_record_put, state
+from tests.storage.job import Job, commit, contents, first, is_data_put, is_record_put, state
 
 pytestmark = pytest.mark.storage
 
@@ -76,7 +76,7 @@ def test_an_answer_cut_short_is_asked_for_again(job: Job, proxy: FaultProxy) -> 
     proxy.cut = first(6, lambda request: request.method == "GET" and ("/data/" in request.key or "/log/" in request.key))
     _, restored = job.owner(2, endpoint=proxy.endpoint)
     assert restored is not None
-    assert dict(restored.files) == state(10)
+    assert contents(restored.files) == state(10)
     assert restored.rejected == ()
 
 

@@ -14,7 +14,7 @@ import pytest
 from localcloud.moto_server import Moto
 from spottune_trainer.checkpoint import Fenced
 from tests.fixtures.homes import ephemeral_home
-from tests.storage.job import Job, commit, state, write_credentials
+from tests.storage.job import Job, commit, contents, state, write_credentials
 
 if TYPE_CHECKING:
     from mypy_boto3_s3 import S3Client
@@ -56,7 +56,7 @@ def test_the_whole_way_works_on_another_server(job: Job) -> None:
     assert old.retain() == len(state(10))
     new, restored = job.owner(2)
     assert restored is not None
-    assert dict(restored.files) == state(30)
+    assert contents(restored.files) == state(30)
     with pytest.raises(Fenced):
         commit(old, 40)
     commit(new, 50)
@@ -85,5 +85,5 @@ def test_f22_a_body_that_the_server_took_with_a_wrong_checksum_is_seen_before_an
     )
     _, restored = job.owner(2)
     assert restored is not None
-    assert (restored.commit.step, dict(restored.files)) == (10, state(10))
+    assert (restored.commit.step, contents(restored.files)) == (10, state(10))
     assert [(rejected.slot, key in rejected.why) for rejected in restored.rejected] == [(3, True)]

@@ -14,7 +14,7 @@ from spottune_contract.exitcodes import ExitCode
 from spottune_contract.layout import slot_key
 from spottune_contract.records import canonical
 from spottune_trainer.checkpoint import CheckpointError, LogNotUnderstood, LogOfAnotherJob
-from tests.storage.job import CLAIM, Job, commit, state, write_credentials
+from tests.storage.job import CLAIM, Job, commit, contents, state, write_credentials
 
 pytestmark = pytest.mark.storage
 
@@ -85,4 +85,4 @@ def test_in_a_bucket_that_keeps_versions_retention_and_resume_work_and_damage_ca
     assert job.restored(2) == (20, state(20))
     old = client.get_object(Bucket=bucket, Key=job.location.key(damaged), VersionId=whole)["Body"].read()
     job.write(damaged, old)
-    assert dict(job.log(3).load(newest)) == state(30)
+    assert contents(job.log(3).load(newest)) == state(30)

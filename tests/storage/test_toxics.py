@@ -12,7 +12,7 @@ import pytest
 from localcloud.toxiproxy import Proxy
 from spottune_contract.records import Commit
 from spottune_trainer.checkpoint import CheckpointLog, StorageUnavailable
-from tests.storage.job import CLAIM, Job, commit, state
+from tests.storage.job import CLAIM, Job, commit, contents, state
 
 pytestmark = pytest.mark.storage
 
@@ -62,9 +62,9 @@ def test_f16_f19_on_a_bad_network_a_commit_is_durable_or_raises_in_time_and_then
 
     reader, restored = job.owner(2)
     assert restored is not None
-    assert (restored.commit.step, dict(restored.files), restored.rejected) == (40, state(40), ())
+    assert (restored.commit.step, contents(restored.files), restored.rejected) == (40, state(40), ())
     for made in filter(None, during):
-        assert dict(reader.load(made)) == state(made.step)
+        assert contents(reader.load(made)) == state(made.step)
 
 
 @pytest.mark.parametrize("name", ["reset at once", "closed without an answer", "cut in mid-download", "latency with jitter"])
@@ -78,7 +78,7 @@ def test_f19_a_resume_outlives_a_bad_network_and_takes_no_cut_answer_for_damage(
     threading.Timer(1.0, storage_proxy.heal).start()
     restored = late.resume(lambda commit, files: None)
     assert restored is not None
-    assert (restored.commit.step, dict(restored.files), restored.rejected) == (20, state(20), ())
+    assert (restored.commit.step, contents(restored.files), restored.rejected) == (20, state(20), ())
 
 
 def test_f19_a_network_that_is_bad_again_and_again_loses_nothing_that_was_acknowledged(job: Job, storage_proxy: Proxy) -> None:
@@ -96,4 +96,4 @@ def test_f19_a_network_that_is_bad_again_and_again_loses_nothing_that_was_acknow
     assert restored is not None
     assert restored.commit.step == acknowledged[-1].step == 100 + len(quick)
     for made in acknowledged:
-        assert dict(reader.load(made)) == state(made.step)
+        assert contents(reader.load(made)) == state(made.step)
