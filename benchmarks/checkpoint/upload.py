@@ -33,6 +33,8 @@ if TYPE_CHECKING:
     from mypy_boto3_s3 import S3Client
 
 STATE_BYTES = 500_000_000
+SMALL_FILES = {"history.safetensors": 80_000, "rng.safetensors": 8_000, "cursor.json": 100, "trainer.json": 400}
+"""Bytes, as after a thousand steps."""
 PATIENCE = Patience(unavailable=120.0, denied=0.0)
 
 
@@ -79,9 +81,13 @@ def sink_server(rate: float = 0.0) -> Iterator[Server]:
 
 
 def state(size: int) -> dict[str, memoryview]:
-    """An adapter and an optimizer of twice its size, `size` bytes together."""
+    """An adapter, an optimizer of twice its size and the small files that every state has, `size` bytes together."""
     content = memoryview(secrets.token_bytes(1 << 20) * (size // (1 << 20) + 1))[:size]
-    return {"adapter.safetensors": content[: size // 3], "optimizer.safetensors": content[size // 3 :]}
+    small, rest = content[: sum(SMALL_FILES.values())], content[sum(SMALL_FILES.values()) :]
+    files = {"adapter.safetensors": rest[: len(rest) // 3], "optimizer.safetensors": rest[len(rest) // 3 :]}
+    for name, length in SMALL_FILES.items():
+        files[name], small = small[:length], small[length:]
+    return files
 
 
 def measure(quick: bool) -> Sequence[Figure]:
