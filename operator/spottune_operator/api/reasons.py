@@ -62,6 +62,8 @@ class Reason(StrEnum):
     SUCCEEDED = "Succeeded"
     CANCELLED = "Cancelled"
     FAILURE_LIMIT = "FailureLimitReached"
+    MAX_DURATION = "MaxDurationReached"
+    RETRIED = "Retried"
     NO_PROGRESS = "NoProgress"
     # Placement and start.
     ATTEMPT_STARTED = "AttemptStarted"

@@ -83,6 +83,8 @@ class ObservedPod:
     created_at: float = 0.0
     running_at: float = 0.0
     """When the trainer container was started; 0 if it was not."""
+    ended_at: float = 0.0
+    """When the trainer container ended; 0 if nobody told."""
     deleting: bool = False
     """Bears a deletion timestamp."""
     node_silent: bool = False
