@@ -224,6 +224,8 @@ class KubernetesCluster:
 
 _ADMISSION_TEXTS: tuple[tuple[str, type[Forbidden]], ...] = (
     ("exceeded quota", QuotaExceeded),
+    # Of a quota that was made a moment ago: its controller has not counted yet.
+    ("status unknown for quota", QuotaExceeded),
     ("error looking up service account", ReferenceMissing),
     ("no PriorityClass with name", ReferenceMissing),
 )
