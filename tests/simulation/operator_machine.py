@@ -278,6 +278,10 @@ class OperatorMachine(RuleBasedStateMachine):
     def quota(self, quota: bool) -> None:
         self.world.quota_open = quota
 
+    @rule()
+    def namespace_is_deleted(self) -> None:
+        self.world.namespace_going = True
+
     @rule(seconds=st.sampled_from([1.0, 5.0, 30.0, 61.0, 400.0]))
     def time_passes(self, seconds: float) -> None:
         self.world.now += seconds

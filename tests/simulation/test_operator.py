@@ -47,6 +47,7 @@ WEIGHTS: dict[str, float] = {
     "retry": 2,
     "edit": 1,
     "quota": 2,
+    "namespace_is_deleted": 0.1,
     "delete_job": 1,
     "collect_garbage": 3,
     "back_up": 1,

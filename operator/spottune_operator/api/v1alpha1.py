@@ -214,6 +214,8 @@ class AttemptStatus(StatusModel):
 
     epoch: Count
     """Number of the attempt."""
+    generation: Count = 0
+    """Generation of the spec that it started with; an edit after that is for the next one."""
     pod: Short = ""
     """Name of its pod."""
     node: Short = ""

@@ -66,6 +66,7 @@ def begun(situation: Situation, pool: str) -> FineTuneJobStatus:
         status = change(status, log=status.log.model_copy(update={"location": location}))
     status = with_attempt(
         status,
+        generation=job.generation,
         pod=pod_name(job.name, epoch),
         pool=pool,
         reason=Reason.ATTEMPT_STARTED,

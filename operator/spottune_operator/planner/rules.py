@@ -146,6 +146,17 @@ def older_pods_remain(s: Situation) -> Plan | None:
     return _plan(s, older_pods_remain, change(s.status, phase=phase), action=None if pod.deleting else _delete(s, pod))
 
 
+def namespace_goes_away(s: Situation) -> Plan | None:
+    """It is being deleted, and the job with it: nothing can be started there any more."""
+    obstacle = s.observed.obstacle
+    if obstacle is None or obstacle.kind is not ObstacleKind.TERMINATING or not s.unaccounted or s.current is not None:
+        return None
+    message = f"{obstacle.message}. The commits stay in the bucket: to go on from there, create the job in another namespace."
+    status = change(set_aside(s, Reason.NAMESPACE_TERMINATING, obstacle.message), phase=Phase.CANCELLED)
+    status = answered(s, status, ConditionType.COMPLETE, "False", Reason.NAMESPACE_TERMINATING, message)
+    return _plan(s, namespace_goes_away, status, EventSpec("Warning", Reason.NAMESPACE_TERMINATING, message))
+
+
 def pod_was_refused(s: Situation) -> Plan | None:
     """The API server did not accept the pod: wait for quota, fail for what will be refused again."""
     obstacle = s.observed.obstacle
@@ -234,6 +245,19 @@ def machine_should_be_left(s: Situation) -> Plan | None:
     return _plan(s, machine_should_be_left, change(s.status, notice=record), event, action=action)
 
 
+def spec_was_edited_meanwhile(s: Situation) -> Plan | None:
+    """The pod cannot start, and the spec that it was made from is not the current one: try with that. Spends no budget."""
+    pod, generation = s.current, current_attempt(s.status).generation
+    if pod is None or not 0 < generation < s.observed.generation:
+        return None
+    nowhere = pod.state is PodState.SCHEDULING and pod.unschedulable
+    waits = pod.state is PodState.CREATING and pod.waiting_reason in IMAGE_REASONS | STUCK_REASONS
+    if not (nowhere or waits):
+        return None
+    message = f"The pod could not start ({pod.unschedulable or pod.waiting_reason}): the spec was edited, and another one is made from it."
+    return _plan(s, spec_was_edited_meanwhile, set_aside(s, Reason.SPEC_EDITED, message), EventSpec("Normal", Reason.SPEC_EDITED, message))
+
+
 def pod_finds_no_machine(s: Situation) -> Plan | None:
     """Unschedulable: wait, and after a while try another pool if there is one. Spends no budget."""
     pod = s.current
@@ -241,14 +265,16 @@ def pod_finds_no_machine(s: Situation) -> Plan | None:
         return None
     waited, patience = s.now - pod.created_at, s.observed.settings.unschedulable_after
     if waited < patience:
-        status = answered(s, s.status, ConditionType.CAPACITY_AVAILABLE, "False", Reason.WAITING_FOR_NODE, pod.unschedulable)
+        message = f"{pod.unschedulable} After {patience:.0f} s another pool of spec.capacity is tried, if it names one."
+        status = answered(s, s.status, ConditionType.CAPACITY_AVAILABLE, "False", Reason.WAITING_FOR_NODE, message)
         return _plan(s, pod_finds_no_machine, change(status, phase=Phase.STARTING), requeue_after=patience - waited)
     message = f"No machine in pool {pod.pool} for {patience:.0f} s: {pod.unschedulable}"
     if pools.elsewhere(s.observed.spec.capacity, s.status.pools, pod.pool, s.now):
         status = change(set_aside(s, Reason.NO_CAPACITY, message), pools=pools.without_capacity(s.status.pools, pod.pool, s.now))
         return _plan(s, pod_finds_no_machine, status, EventSpec("Normal", Reason.NO_CAPACITY, f"{message} Trying another pool."))
+    message = f"{message} No other pool of the spec can be tried now: waiting. More instanceTypes or zones in spec.capacity help."
     status = answered(s, s.status, ConditionType.CAPACITY_AVAILABLE, "False", Reason.NO_CAPACITY, message)
-    event = EventSpec("Normal", Reason.NO_CAPACITY, f"{message} No other pool of the spec can be tried now: waiting.")
+    event = EventSpec("Normal", Reason.NO_CAPACITY, message)
     return _plan(s, pod_finds_no_machine, change(status, phase=Phase.WAITING), event, requeue_after=backoff.CAPACITY_BASE)
 
 
@@ -266,9 +292,11 @@ def container_cannot_start(s: Situation) -> Plan | None:
     since = at(old.last_transition_time) if old is not None and known else s.now
     # The kubelet's text alternates between two forms; the first one is kept.
     status = s.status if known else answered(s, s.status, ConditionType.STARTED, "False", reason, message)
-    limit = s.observed.settings.image_timeout
+    # A name that is none does not become one by waiting, and the pod holds a machine.
+    limit = 0.0 if pod.waiting_reason == "InvalidImageName" else s.observed.settings.image_timeout
     if s.now - since >= limit:
-        status = failed(s, set_aside(s, reason, message), reason, f"{message} Tried for {limit:.0f} s; then {TRY_AGAIN}.")
+        tried = f" Tried for {limit:.0f} s." if limit else ""
+        status = failed(s, set_aside(s, reason, message), reason, f"{message}{tried} Then {TRY_AGAIN}.")
         return _plan(s, container_cannot_start, status, EventSpec("Warning", reason, message))
     event = EventSpec("Warning", reason, message)
     return _plan(s, container_cannot_start, change(status, phase=Phase.STARTING), event, requeue_after=max(1.0, since + limit - s.now))
@@ -366,6 +394,7 @@ RULES: tuple[Rule, ...] = (
     spec_cannot_be_read,
     attempt_is_not_wanted_any_more,
     older_pods_remain,
+    namespace_goes_away,
     pod_was_refused,
     pod_is_missing,
     pod_is_going,
@@ -373,6 +402,7 @@ RULES: tuple[Rule, ...] = (
     machine_goes_away,
     machine_should_be_left,
     pods_are_left_over,
+    spec_was_edited_meanwhile,
     pod_finds_no_machine,
     container_cannot_start,
     attempt_goes_on,

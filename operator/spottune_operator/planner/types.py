@@ -126,6 +126,8 @@ class ObstacleKind(StrEnum):
     """403 with a quota: may be different in a minute."""
     DENIED = "Denied"
     """Admission (Pod Security, policy, webhook) or validation refused the pod: will be refused again."""
+    TERMINATING = "Terminating"
+    """The namespace is being deleted, which nobody can take back."""
     NAME_TAKEN = "NameTaken"
     """A pod of that name exists and is not ours, or is on its way out: wait."""
     MISSING = "Missing"

@@ -38,6 +38,7 @@ PODS: dict[str, ObservedPod | None] = {
     "unschedulable for long": pod(PodState.SCHEDULING, unschedulable="0/3 nodes", created_at=NOW - 100),
     "being created": pod(PodState.CREATING),
     "without image": pod(PodState.CREATING, waiting_reason="ImagePullBackOff", waiting_message="no such image"),
+    "with a name that is no image": pod(PodState.CREATING, waiting_reason="InvalidImageName", waiting_message="no reference"),
     "without secret": pod(PodState.CREATING, waiting_reason="CreateContainerConfigError", waiting_message='secret "s" not found'),
     "not asked yet": pod(PodState.RUNNING),
     "loading": pod(PodState.RUNNING, progress=progress(phase=TrainerPhase.LOADING)),
@@ -85,6 +86,7 @@ CURRENT: dict[tuple[str, bool, str], Expected] = {
     ("being created", False, "interruption"): ("machine_goes_away", Phase.DRAINING, DeletePod),
     ("without image", False, "no notice"): ("container_cannot_start", Phase.STARTING, None),
     ("without secret", False, "no notice"): ("container_cannot_start", Phase.STARTING, None),
+    ("with a name that is no image", False, "no notice"): ("container_cannot_start", Phase.FAILED, None),
     ("not asked yet", False, "no notice"): ("attempt_goes_on", Phase.RUNNING, None),
     ("loading", False, "no notice"): NOTHING,
     ("training", False, "no notice"): ("attempt_goes_on", Phase.RUNNING, None),
@@ -113,6 +115,7 @@ ALONE: dict[tuple[str, bool, str], Expected] = {
     ("never seen", False, "Quota"): ("pod_was_refused", Phase.WAITING, None),
     ("never seen", False, "NameTaken"): ("pod_was_refused", Phase.WAITING, None),
     ("never seen", False, "Missing"): ("pod_was_refused", Phase.WAITING, None),
+    ("never seen", False, "Terminating"): ("namespace_goes_away", Phase.CANCELLED, None),
     ("never seen", False, "Denied"): ("pod_was_refused", Phase.FAILED, None),
     ("never seen", True, "Denied"): ("attempt_is_not_wanted_any_more", Phase.ACCOUNTING, None),
     ("accounted", False, "no obstacle"): ("next_attempt_is_due", Phase.STARTING, CreatePod),
@@ -213,6 +216,7 @@ def test_every_rule_is_reached_by_some_combination() -> None:
         "older_pods_remain",
         "no_pool_is_open",
         "pods_are_left_over",
+        "spec_was_edited_meanwhile",
     }
     assert {rule.__name__ for rule in RULES} - reached <= elsewhere
 
@@ -516,6 +520,115 @@ def test_an_image_that_cannot_be_had_is_told_at_once_and_given_up_after_ten_minu
     over = condition(last, ConditionType.COMPLETE)
     assert over is not None
     assert over.reason is Reason.IMAGE_UNAVAILABLE
+
+
+# What holds a pod up × the condition that tells of it: reason, phase, and words of the remedy.
+HELD_UP: dict[str, tuple[Observed, ConditionType, Reason, Phase, str]] = {
+    "quota": (
+        observed(status=status(pod_uid=""), obstacle=OBSTACLES["Quota"]),
+        ConditionType.CAPACITY_AVAILABLE,
+        Reason.QUOTA_EXCEEDED,
+        Phase.WAITING,
+        "Raise the namespace's ResourceQuota",
+    ),
+    "something is missing": (
+        observed(status=status(pod_uid=""), obstacle=OBSTACLES["Missing"]),
+        ConditionType.CAPACITY_AVAILABLE,
+        Reason.REFERENCE_MISSING,
+        Phase.WAITING,
+        "Create what is missing",
+    ),
+    "denied": (
+        observed(status=status(pod_uid=""), obstacle=OBSTACLES["Denied"]),
+        ConditionType.COMPLETE,
+        Reason.POD_DENIED,
+        Phase.FAILED,
+        "Change podOverrides, or the policy, and set spec.retryToken",
+    ),
+    "the namespace goes": (
+        observed(status=status(pod_uid=""), obstacle=OBSTACLES["Terminating"]),
+        ConditionType.COMPLETE,
+        Reason.NAMESPACE_TERMINATING,
+        Phase.CANCELLED,
+        "create the job in another namespace",
+    ),
+    "no node yet": (
+        observed(pod(PodState.SCHEDULING, unschedulable="the API server's text", created_at=NOW)),
+        ConditionType.CAPACITY_AVAILABLE,
+        Reason.WAITING_FOR_NODE,
+        Phase.STARTING,
+        "another pool of spec.capacity",
+    ),
+    "no node at all": (
+        observed(
+            pod(PodState.SCHEDULING, unschedulable="the API server's text", created_at=NOW - 100),
+            spec=spec(capacity={"instanceTypes": ["g5.xlarge"], "zones": ["us-east-1a"]}),
+        ),
+        ConditionType.CAPACITY_AVAILABLE,
+        Reason.NO_CAPACITY,
+        Phase.WAITING,
+        "More instanceTypes or zones",
+    ),
+    "no image": (
+        observed(pod(PodState.CREATING, waiting_reason="ErrImagePull", waiting_message="the API server's text")),
+        ConditionType.STARTED,
+        Reason.IMAGE_UNAVAILABLE,
+        Phase.STARTING,
+        "Correct podOverrides.image",
+    ),
+    "no image name": (
+        observed(pod(PodState.CREATING, waiting_reason="InvalidImageName", waiting_message="the API server's text")),
+        ConditionType.COMPLETE,
+        Reason.IMAGE_UNAVAILABLE,
+        Phase.FAILED,
+        "Correct podOverrides.image or the registry's credentials. Then set spec.retryToken",
+    ),
+    "no secret": (
+        observed(pod(PodState.CREATING, waiting_reason="CreateContainerConfigError", waiting_message="the API server's text")),
+        ConditionType.STARTED,
+        Reason.CONTAINER_NOT_CREATED,
+        Phase.STARTING,
+        "Create the secret",
+    ),
+}
+
+
+@pytest.mark.parametrize("what", HELD_UP)
+def test_what_holds_a_pod_up_is_told_with_its_remedy_and_spends_nothing(what: str) -> None:
+    seen, kind, reason, phase, remedy = HELD_UP[what]
+    answer = plan(seen)
+    told = condition(answer.status, kind)
+    assert told is not None
+    assert (answer.status.phase, told.status, told.reason) == (phase, "False", reason)
+    assert "the API server's text" in told.message
+    assert remedy in told.message
+    assert [event.reason for event in answer.events] in ([reason], [])
+    assert (answer.status.failures, answer.status.no_progress, answer.status.interruptions) == (0, 0, 0)
+
+
+@pytest.mark.parametrize("found", ["unschedulable", "without image", "without secret"])
+def test_an_edit_of_the_spec_reaches_a_pod_that_cannot_start_in_the_next_attempt(found: str) -> None:
+    entry = AttemptStatus(epoch=EPOCH, generation=4, reason=Reason.ATTEMPT_STARTED, pool=POOL)
+    before = plan(observed(*pods(found), status=status(attempts=(entry,)), generation=4))
+    assert before.rule in ("pod_finds_no_machine", "container_cannot_start")
+    edited = plan(observed(*pods(found), status=before.status, generation=5))
+    assert outcome(edited) == ("spec_was_edited_meanwhile", Phase.ACCOUNTING, None)
+    assert [event.reason for event in edited.events] == [Reason.SPEC_EDITED]
+    assert edited.status.failures == 0
+    swept = plan(observed(*pods(found), status=edited.status, generation=5))
+    assert outcome(swept) == ("older_pods_remain", Phase.ACCOUNTING, DeletePod)
+    following = plan(observed(status=edited.status, generation=5))
+    assert isinstance(following.action, CreatePod)
+    assert current_attempt(following.status).generation == 5
+
+
+@pytest.mark.parametrize("found", ["without node", "being created", "training"])
+def test_an_edit_of_the_spec_leaves_a_pod_alone_that_starts_or_runs(found: str) -> None:
+    entry = AttemptStatus(epoch=EPOCH, generation=4, reason=Reason.ATTEMPT_STARTED, pool=POOL)
+    answer = plan(observed(*pods(found), status=status(attempts=(entry,)), generation=5))
+    assert (answer.rule, answer.action) == ("attempt_goes_on", None)
+    assert answer.status.observed_generation == 5
+    assert current_attempt(answer.status).generation == 4
 
 
 def test_an_unreadable_spec_is_told_and_a_corrected_one_goes_on() -> None:
