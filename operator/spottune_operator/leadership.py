@@ -2,6 +2,8 @@
 
 Clocks of two machines are never compared: a Lease has run out for somebody who has seen it unchanged for its whole time by a
 monotonic clock of their own. Its holder ceases to act well before that, and every write of the Lease is a compare-and-swap.
+The Lease saves calls and keeps a paused leader from acting on old plans; that no harm is done rests on it nowhere: two that act at
+once (a clock may stand still with its machine) are kept apart by the compare-and-swap before every effect, as ever.
 """
 
 from __future__ import annotations

@@ -59,6 +59,7 @@ async def operate(config: Config) -> None:
         async def term() -> None:
             """What only the leader does. What was heard before is forgotten: a list of everything tells what is left to do."""
             queue.forget()
+            view.forget_reports()
             resync.at_once()
             await asyncio.gather(queue.run(), poll.run(config.poll_seconds))
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import signal
-import time
 from collections.abc import Callable
 from pathlib import Path
 
@@ -17,7 +16,7 @@ from tests.fixtures.operator_process import HollowTrainer, Jobs, OperatorProcess
 pytestmark = pytest.mark.cluster
 
 Start = Callable[..., OperatorProcess]
-SECONDS = 5
+SECONDS = 8
 SHORT = ("--lease-seconds", str(SECONDS))
 
 
@@ -42,10 +41,8 @@ def test_f43_a_leader_that_was_stopped_is_replaced_and_does_nothing_when_it_come
     leader, standby = pair(start_operator, failpoint="O2:stop")
     jobs.create()
     await_value(lambda: "failpoint O2 fired" in leader.text(), "the leader stops between intent and create")
-    stopped = time.monotonic()
+    await_value(standby.leads, "the other one leads when the Lease has run out", SECONDS + 10)
     jobs.train(hollow_trainer, 1)
-    assert time.monotonic() - stopped < 3 * SECONDS
-    assert standby.leads()
     jobs.vanish("job-e1-0")
     made = jobs.run("job-e2-0").metadata.uid
     leader.signal(signal.SIGCONT)
@@ -68,12 +65,14 @@ def test_a_leader_that_was_killed_is_replaced_within_its_lease(start_operator: S
     jobs.train(hollow_trainer, 1)
     leader.kill()
     jobs.vanish("job-e1-0")
-    jobs.await_pod("job-e2-0", SECONDS + 5)
+    jobs.await_pod("job-e2-0", SECONDS + 10)
     assert standby.leads()
     assert jobs.status()["interruptions"] == 1
 
 
-def test_one_that_stands_by_is_ready_and_writes_nothing_until_the_leader_ends_in_good_order(start_operator: Start, jobs: Jobs) -> None:
+def test_one_that_stands_by_is_ready_and_writes_nothing_until_the_leader_ends_in_good_order(
+    start_operator: Start, jobs: Jobs, kube: client.ApiClient
+) -> None:
     leader, standby = pair(start_operator)
     jobs.create()
     jobs.await_pod("job-e1-0")
@@ -83,7 +82,9 @@ def test_one_that_stands_by_is_ready_and_writes_nothing_until_the_leader_ends_in
     assert "spottune_actions_total{" not in standby.get("/metrics")[1]
     leader.signal(signal.SIGTERM)
     assert leader.await_end() == 0
-    await_value(standby.leads, "the other one leads before the Lease would have run out", SECONDS * 0.5)
+    lease = client.CoordinationV1Api(kube).read_namespaced_lease(LEASE, RELEASE_NAMESPACE)
+    assert lease.spec.holder_identity in ("", "b"), "nobody has to wait for its end"
+    await_value(standby.leads, "the other one leads")
     jobs.create("second")
     jobs.await_pod("second-e1-0")
 

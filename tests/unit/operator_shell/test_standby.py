@@ -10,12 +10,13 @@ from spottune_operator.executor import Clocks, Executor
 from spottune_operator.health import Health
 from spottune_operator.manifests import TrainerDefaults
 from spottune_operator.metrics import Metrics
-from spottune_operator.planner.types import Settings
+from spottune_operator.planner.types import Obstacle, ObstacleKind, Settings
 from spottune_operator.rounds import Resync
 from spottune_operator.trainers import Trainers
 from spottune_operator.view import JobKey, View
 from spottune_operator.workqueue import WorkQueue
 from tests.fixtures.memory_cluster import MemoryCluster
+from tests.fixtures.observations import progress
 
 
 @pytest.mark.parametrize("leads", [False, True])
@@ -31,6 +32,14 @@ async def test_only_a_leader_has_jobs_looked_at(leads: bool) -> None:
     assert health.synced > 0
     assert cluster.writes == []
     await trainers.close()
+
+
+def test_a_new_term_does_not_act_on_what_was_told_in_an_earlier_one() -> None:
+    view = View()
+    view.progress["pod"] = progress()
+    view.obstacles["job"] = Obstacle(ObstacleKind.DENIED, 3, "no", 0.0)
+    view.forget_reports()
+    assert (view.progress, view.obstacles) == ({}, {})
 
 
 @pytest.mark.parametrize("leads", [False, True])
