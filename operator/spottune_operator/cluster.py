@@ -7,7 +7,7 @@ here caches, so what is read is what the API server held at that moment.
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any, Protocol
 
 import aiohttp
@@ -25,6 +25,7 @@ TOTAL_TIMEOUT = 30.0
 """Seconds for a whole request, however slowly it trickles."""
 
 _JOBS = f"/apis/{GROUP}/{API_VERSION}"
+_LEASES = "/apis/coordination.k8s.io/v1"
 
 
 class ClusterError(Exception):
@@ -80,6 +81,10 @@ class Throttled(ClusterError):
         self.retry_after = retry_after
 
 
+class NotLeading(ClusterError):
+    """The write was not sent: another operator may act by now. What it would have done, the leader finds for itself."""
+
+
 class Unavailable(ClusterError):
     """The API server could not be reached, did not answer in time, or failed (5xx). What the call did is unknown."""
 
@@ -127,7 +132,11 @@ async def load_configuration(kubeconfig: str | None) -> Configuration:
 class KubernetesCluster:
     """`Cluster` on the asyncio side of the official client. Close it when done."""
 
+    leads: Callable[[], bool]
+    """Asked before every write but those of the Lease itself."""
+
     def __init__(self, configuration: Configuration, *, read_timeout: float = READ_TIMEOUT) -> None:
+        self.leads = lambda: False
         self._api = ApiClient(configuration)
         self._api.user_agent = "spottune-operator"
         self._timeout = aiohttp.ClientTimeout(total=TOTAL_TIMEOUT, sock_connect=read_timeout, sock_read=read_timeout)
@@ -151,7 +160,7 @@ class KubernetesCluster:
             "status": status,
         }
         path = f"{_JOBS}/namespaces/{metadata['namespace']}/{PLURAL}/{metadata['name']}/status"
-        return await self._call("PUT", path, body=body)
+        return await self._write("PUT", path, body=body)
 
     async def list_pods(self, namespace: str | None = None, job: str | None = None) -> list[Json]:
         path = f"/api/v1/namespaces/{namespace}/pods" if namespace else "/api/v1/pods"
@@ -162,14 +171,14 @@ class KubernetesCluster:
         return await self._call("GET", f"/api/v1/namespaces/{namespace}/pods/{name}")
 
     async def create_pod(self, manifest: Json) -> Json:
-        return await self._call("POST", f"/api/v1/namespaces/{manifest['metadata']['namespace']}/pods", body=manifest)
+        return await self._write("POST", f"/api/v1/namespaces/{manifest['metadata']['namespace']}/pods", body=manifest)
 
     async def delete_pod(self, namespace: str, name: str, *, uid: str, grace_seconds: int | None) -> None:
         options: Json = {"apiVersion": "v1", "kind": "DeleteOptions", "preconditions": {"uid": uid}}
         if grace_seconds is not None:
             options["gracePeriodSeconds"] = grace_seconds
         try:
-            await self._call("DELETE", f"/api/v1/namespaces/{namespace}/pods/{name}", body=options)
+            await self._write("DELETE", f"/api/v1/namespaces/{namespace}/pods/{name}", body=options)
         except Conflict as error:
             raise NotFound(f"pod {namespace}/{name} is no longer the one with UID {uid}: {error.message}", status=409) from None
 
@@ -177,11 +186,23 @@ class KubernetesCluster:
         return _items(await self._call("GET", "/api/v1/nodes"), api_version="v1", kind="Node")
 
     async def create_event(self, event: Json) -> None:
-        await self._call("POST", f"/api/v1/namespaces/{event['metadata']['namespace']}/events", body=event)
+        await self._write("POST", f"/api/v1/namespaces/{event['metadata']['namespace']}/events", body=event)
 
     async def patch_event(self, namespace: str, name: str, patch: Json) -> Json:
         path = f"/api/v1/namespaces/{namespace}/events/{name}"
-        return await self._call("PATCH", path, body=patch, content_type="application/merge-patch+json")
+        return await self._write("PATCH", path, body=patch, content_type="application/merge-patch+json")
+
+    async def get_lease(self, namespace: str, name: str) -> Json:
+        return await self._call("GET", f"{_LEASES}/namespaces/{namespace}/leases/{name}")
+
+    async def put_lease(self, lease: Json) -> Json:
+        metadata = lease["metadata"]
+        return await self._call("PUT", f"{_LEASES}/namespaces/{metadata['namespace']}/leases/{metadata['name']}", body=lease)
+
+    async def _write(self, method: str, path: str, *, body: Json, content_type: str | None = None) -> Json:
+        if not self.leads():
+            raise NotLeading(f"{method} {path}: not sent, another operator may lead")
+        return await self._call(method, path, body=body, content_type=content_type)
 
     async def _call(
         self, method: str, path: str, *, query: Mapping[str, str] | None = None, body: Json | None = None, content_type: str | None = None
@@ -203,6 +224,8 @@ class KubernetesCluster:
 
 _ADMISSION_TEXTS: tuple[tuple[str, type[Forbidden]], ...] = (
     ("exceeded quota", QuotaExceeded),
+    # Of a quota that was made a moment ago: its controller has not counted yet.
+    ("status unknown for quota", QuotaExceeded),
     ("error looking up service account", ReferenceMissing),
     ("no PriorityClass with name", ReferenceMissing),
 )

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import argparse
 import json
+import socket
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from spottune_contract.labels import TRAINER_PORT
+from spottune_operator.leadership import LEASE_SECONDS
 from spottune_operator.manifests import TrainerDefaults
 from spottune_operator.notices.sqs import QueueSettings
 
@@ -25,6 +27,11 @@ class Config:
     """AWS account whose events count; empty: any."""
     kubeconfig: str
     """Empty: the pod's service account."""
+    namespace: str
+    """Where the operator's Lease is."""
+    identity: str
+    """Tells this operator from others beside it."""
+    lease_seconds: float
     host: str
     port: int
     resync_seconds: float
@@ -54,6 +61,9 @@ def parse(arguments: Sequence[str], environ: Mapping[str, str]) -> Config:
     option("sqs-endpoint", "endpoint of an SQS-compatible service; empty: AWS")
     option("aws-account", "AWS account whose events count; empty: any")
     option("kubeconfig", "kubeconfig file; empty: the pod's service account")
+    option("namespace", "namespace of the operator, where its Lease is (required)")
+    option("identity", "name of this operator in the Lease; empty: the host's, which is the pod's")
+    option("lease-seconds", "a leader that is silent for so long is replaced", f"{LEASE_SECONDS:g}")
     option("host", "address of /healthz, /readyz and /metrics", "0.0.0.0")  # noqa: S104 (the kubelet probes the pod's address)
     option("port", "port of /healthz, /readyz and /metrics", "8080")
     option("resync-seconds", "time between live lists", "10")
@@ -66,7 +76,7 @@ def parse(arguments: Sequence[str], environ: Mapping[str, str]) -> Config:
     option("trainer-port", "port of the trainers' HTTP server", str(TRAINER_PORT))
     option("log-level", "log level", "info", ("debug", "info", "warning", "error"))
     values = parser.parse_args(arguments)
-    for required in ("cluster_name", "trainer_image"):
+    for required in ("cluster_name", "trainer_image", "namespace"):
         if not getattr(values, required):
             parser.error(f"--{required.replace('_', '-')} (or {PREFIX}{required.upper()}) is required")
     try:
@@ -93,6 +103,9 @@ def _config(values: argparse.Namespace) -> Config:
         queue=queue,
         account=values.aws_account,
         kubeconfig=values.kubeconfig,
+        namespace=values.namespace,
+        identity=values.identity or socket.gethostname(),
+        lease_seconds=_lease_seconds(values.lease_seconds),
         host=values.host,
         port=int(values.port),
         resync_seconds=float(values.resync_seconds),
@@ -101,3 +114,10 @@ def _config(values: argparse.Namespace) -> Config:
         trainer_port=int(values.trainer_port),
         log_level=values.log_level,
     )
+
+
+def _lease_seconds(text: str) -> float:
+    seconds = float(text)
+    if not 1 <= seconds <= 3600 or seconds != int(seconds):
+        raise ValueError("--lease-seconds must be a whole number from 1 to 3600")
+    return seconds

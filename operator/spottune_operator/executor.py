@@ -238,7 +238,9 @@ class Executor:
             return self._refused(observed, action, ObstacleKind.QUOTA, error)
         except ReferenceMissing as error:
             return self._refused(observed, action, ObstacleKind.MISSING, error)
-        except (AdmissionDenied, NamespaceTerminating) as error:
+        except NamespaceTerminating as error:
+            return self._refused(observed, action, ObstacleKind.TERMINATING, error)
+        except AdmissionDenied as error:
             return self._refused(observed, action, ObstacleKind.DENIED, error)
         else:
             hit("O3")

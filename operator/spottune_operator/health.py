@@ -32,6 +32,8 @@ class Health:
     """When a resync was last begun."""
     synced: float = 0.0
     """When a resync was last complete; 0 for never."""
+    elected: float = 0.0
+    """When the API server last answered about the Lease; 0 for never."""
     _seen: dict[Key, str] = field(default_factory=dict)
     _behind: dict[Key, float] = field(default_factory=dict)
 
@@ -39,6 +41,10 @@ class Health:
         """The watch has told of this resourceVersion."""
         self._seen[key] = version
         self._behind.pop(key, None)
+
+    def asked(self, now: float) -> None:
+        """The Lease was read."""
+        self.elected = now
 
     def forgotten(self, key: Key) -> None:
         """The watch has told that the object is gone."""
@@ -70,11 +76,13 @@ class Health:
         return ""
 
     def ready(self, now: float) -> str:
-        """Empty, or why decisions are not to be expected now."""
+        """Empty, or why this operator could not act now if it led. One that stands by is ready: it would take over."""
         if self.synced == 0.0:
             return "jobs, pods and nodes were not listed yet"
         if now - self.synced > READY_WITHIN:
             return f"the last complete list is {now - self.synced:.0f} s old"
+        if now - max(self.elected, self.started) > READY_WITHIN:
+            return f"the Lease was not read for {now - max(self.elected, self.started):.0f} s"
         return ""
 
 

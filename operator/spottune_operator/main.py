@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import os
 import sys
-from collections.abc import Coroutine, Sequence
+from collections.abc import Callable, Coroutine, Sequence
 from contextlib import AsyncExitStack
 from typing import Any
 
@@ -18,6 +18,7 @@ from spottune_operator.cluster import ClusterError, KubernetesCluster, load_conf
 from spottune_operator.config import Config
 from spottune_operator.executor import Clocks, Executor
 from spottune_operator.health import Health
+from spottune_operator.leadership import Leadership
 from spottune_operator.metrics import Metrics
 from spottune_operator.notices.desk import NoticeDesk
 from spottune_operator.notices.sqs import NoticeQueue, connect
@@ -38,21 +39,33 @@ async def operate(config: Config) -> None:
     async with AsyncExitStack() as stack:
         cluster = KubernetesCluster(access)
         stack.push_async_callback(cluster.close)
+        leadership = _stand(cluster, config, ears, clocks)
+        cluster.leads = leadership.leads
+        metrics.leader.set_function(leadership.leads)
+        stack.push_async_callback(leadership.resign)
         trainers = Trainers(port=config.trainer_port)
         stack.push_async_callback(trainers.close)
         settings = Settings(cluster=config.trainers.cluster, unreachable_grace=config.unreachable_grace_seconds)
         executor = Executor(cluster, trainers, view, defaults=config.trainers, settings=settings, metrics=metrics, clocks=clocks)
         queue = WorkQueue[JobKey](executor.look, on_failure=_Complaints(executor))
-        resync = Resync(cluster, view, executor, queue, ears, metrics, clocks)
+        resync = Resync(cluster, view, executor, queue, ears, metrics, clocks, leadership.leads)
+        poll = Poll(view, trainers, queue, metrics, clocks)
         server = await health.serve(ears, metrics, host=config.host, port=config.port, clock=clocks.monotonic)
         stack.push_async_callback(server.cleanup)
-        notices = _listen(config, view, queue, metrics) if config.queue is not None else None
+        notices = _listen(config, view, queue, metrics, leadership.leads) if config.queue is not None else None
         if notices is not None:
             stack.callback(notices.stop)
+
+        async def term() -> None:
+            """What only the leader does. What was heard before is forgotten: a list of everything tells what is left to do."""
+            queue.forget()
+            view.forget_reports()
+            resync.at_once()
+            await asyncio.gather(queue.run(), poll.run(config.poll_seconds))
+
         loops: dict[str, Coroutine[Any, Any, None]] = {
-            "queue": queue.run(),
+            "election": leadership.run(term),
             "resync": resync.run(config.resync_seconds),
-            "poll": Poll(view, trainers, queue, metrics, clocks).run(config.poll_seconds),
             "kopf": _watch(resync.complete, handlers.registry(access, view, queue, ears), notices),
         }
         _log.info("operating", cluster=config.trainers.cluster, queue=config.queue.url if config.queue else None)
@@ -70,11 +83,25 @@ async def _watch(listed: asyncio.Event, registry: kopf.OperatorRegistry, notices
     await kopf.operator(registry=registry, standalone=True, clusterwide=True)
 
 
-def _listen(config: Config, view: View, queue: WorkQueue[JobKey], metrics: Metrics) -> NoticeQueue:
+def _stand(cluster: KubernetesCluster, config: Config, ears: Health, clocks: Clocks) -> Leadership:
+    return Leadership(
+        cluster,
+        namespace=config.namespace,
+        me=config.identity,
+        seconds=config.lease_seconds,
+        monotonic=clocks.monotonic,
+        wall=clocks.wall,
+        heard=ears.asked,
+    )
+
+
+def _listen(config: Config, view: View, queue: WorkQueue[JobKey], metrics: Metrics, leads: Callable[[], bool]) -> NoticeQueue:
     assert config.queue is not None
     desk = NoticeDesk(view, queue, metrics, account=config.account, region=config.queue.region)
     up = metrics.notice_source_up.labels("sqs")
-    return NoticeQueue(connect(config.queue), config.queue.url, desk.handle, up=lambda answering: up.set(1 if answering else 0))
+    return NoticeQueue(
+        connect(config.queue), config.queue.url, desk.handle, up=lambda answering: up.set(1 if answering else 0), wanted=leads
+    )
 
 
 async def _until_one_ends(tasks: Sequence[asyncio.Task[None]]) -> None:

@@ -18,6 +18,7 @@ class Metrics:
         self.queue_length = self._gauge("queue_length", "Jobs that wait for a look or are being looked at")
         self.set_aside = self._gauge("jobs_set_aside", "Jobs whose last pass threw; they are tried again after a backoff")
         self.jobs = self._gauge("jobs", "Jobs by phase", "phase")
+        self.leader = self._gauge("leader", "1 while this operator holds the Lease and acts")
         self.resync_age = self._gauge("resync_age_seconds", "Seconds since the last complete live list of jobs, pods and nodes")
         self.watch_lag = self._gauge("watch_lag_seconds", "How long a change that a live list has shown has not come by watch")
         self.api_errors = self._counter("api_errors", "Failed calls to the API server", "error")

@@ -111,6 +111,7 @@ def observe_pod(
         ip=status.get("podIP") or "",
         created_at=at(metadata.get("creationTimestamp") or ""),
         running_at=at((state.get("running") or {}).get("startedAt") or terminated.get("startedAt") or ""),
+        ended_at=at(terminated.get("finishedAt") or ""),
         deleting="deletionTimestamp" in metadata,
         node_silent=_unready_for(node, now) > 0,
         end=_end(pod, terminated, lost=_unready_for(node, now) > settings.unreachable_grace),

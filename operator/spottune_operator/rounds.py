@@ -6,8 +6,9 @@ The watch only makes things faster. Whatever it misses, the next list finds.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 from spottune_contract.progress import Progress
@@ -36,10 +37,18 @@ _log = logs.get(__name__)
 
 
 class Resync:
-    """Lists jobs, then pods and nodes, live; looks at every job for which the lists show something to do."""
+    """Lists jobs, then pods and nodes, live; while this operator leads, has every job looked at for which the lists show something to do."""
 
     def __init__(
-        self, cluster: Cluster, view: View, executor: Executor, queue: WorkQueue[JobKey], health: Health, metrics: Metrics, clocks: Clocks
+        self,
+        cluster: Cluster,
+        view: View,
+        executor: Executor,
+        queue: WorkQueue[JobKey],
+        health: Health,
+        metrics: Metrics,
+        clocks: Clocks,
+        leads: Callable[[], bool],
     ) -> None:
         self._cluster = cluster
         self._view = view
@@ -48,14 +57,23 @@ class Resync:
         self._health = health
         self._metrics = metrics
         self._clocks = clocks
+        self._leads = leads
+        self._hurry = asyncio.Event()
         self.complete = asyncio.Event()
         """Set once the first round was complete."""
+
+    def at_once(self) -> None:
+        """Begin the next round now."""
+        self._hurry.set()
 
     async def run(self, seconds: float = RESYNC_SECONDS) -> None:
         """Until cancelled."""
         while True:
+            self._hurry.clear()
             complete = await self.once()
-            await asyncio.sleep(seconds if complete else RETRY_SECONDS)
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(seconds if complete else RETRY_SECONDS):
+                    await self._hurry.wait()
 
     async def once(self) -> bool:
         """One round. False if a list failed."""
@@ -72,11 +90,13 @@ class Resync:
         self._view.pools = shared((FineTuneJobStatus.parse(job.get("status")) for job in jobs), self._clocks.wall())
         self._health.listed(_versions(jobs, pods, nodes), self._clocks.monotonic())
         self.complete.set()
+        self._metrics.jobs.clear()
+        if not self._leads():
+            return True
         self._queue_due(jobs, pods)
         self._metrics.queue_length.set(len(self._queue))
         self._metrics.set_aside.set(self._queue.set_aside)
         phases = Counter((job.get("status") or {}).get("phase", "Pending") for job in jobs)
-        self._metrics.jobs.clear()
         for phase, count in phases.items():
             self._metrics.jobs.labels(phase).set(count)
         return True

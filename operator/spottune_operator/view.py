@@ -87,6 +87,11 @@ class View:
         known = set(job_uids)
         self.obstacles = {uid: obstacle for uid, obstacle in self.obstacles.items() if uid in known}
 
+    def forget_reports(self) -> None:
+        """What trainers and the API server told in an earlier term: another operator may have acted on newer words since."""
+        self.progress.clear()
+        self.obstacles.clear()
+
     def jobs_on(self, node: str) -> set[JobKey]:
         """Jobs that have a pod on `node`."""
         return {place.job for place in self.pods.values() if place.node == node}

@@ -95,6 +95,13 @@ class WorkQueue(Generic[K]):
         self.add(key)
         return future
 
+    def forget(self) -> None:
+        """Drop what waits, backoffs included: for somebody who begins anew and learns from elsewhere what there is to do."""
+        self._due.clear()
+        self._heap.clear()
+        self._failures.clear()
+        self._not_before.clear()
+
     async def run(self) -> None:
         """Work until cancelled; looks under way are cancelled with it."""
         try:

@@ -91,6 +91,8 @@ BAD: dict[str, tuple[dict[str, object], str, str]] = {
     "a path that leaves its prefix": ({"spec.checkpoint.storage": "s3://bucket/../x"}, "spec.checkpoint.storage", "should match"),
     "an output without scheme": ({"spec.output.destination": "out"}, "spec.output.destination", "write s3://BUCKET/PREFIX"),
     "an interval of nothing": ({"spec.checkpoint.interval": "0s"}, "spec.checkpoint.interval", "at least 1s"),
+    "a duration of nothing": ({"spec.maxDuration": "0m"}, "spec.maxDuration", "at least 1s"),
+    "a retry token in words": ({"spec.retryToken": "try again"}, "spec.retryToken", "should match"),
     "an interval in words": ({"spec.checkpoint.interval": "soon"}, "spec.checkpoint.interval", "should match"),
     "steps and epochs": ({"spec.training.epochs": 2}, "spec.training.maxSteps", "exactly one"),
     "neither steps nor epochs": ({"spec.training.maxSteps": None}, "spec.training.maxSteps", "exactly one"),
@@ -196,6 +198,9 @@ MUTABLE: dict[str, tuple[str, object]] = {
     "the interval of commits": ("spec.checkpoint.interval", "1m"),
     "the image": ("spec.podOverrides", {"image": "other"}),
     "the micro batch": ("spec.training.microBatchSize", 4),
+    "cancelling": ("spec.cancel", True),
+    "the longest duration": ("spec.maxDuration", "12h"),
+    "the retry token": ("spec.retryToken", "after-the-bucket-was-mended"),
 }
 
 
@@ -205,6 +210,14 @@ def test_what_does_not_decide_the_result_can_be_changed(finetunejobs: Api, names
     job = create(finetunejobs, namespace, job_manifest())
     put(job, path, value)
     finetunejobs.replace_namespaced_custom_object(GROUP, API_VERSION, namespace, PLURAL, "python-help", job)
+
+
+def test_a_cancelled_job_stays_cancelled(finetunejobs: Api, namespace: str) -> None:
+    job = create(finetunejobs, namespace, job_manifest(spec__cancel=True))
+    put(job, "spec.cancel", False)
+    with pytest.raises(client.ApiException) as caught:
+        finetunejobs.replace_namespaced_custom_object(GROUP, API_VERSION, namespace, PLURAL, "python-help", job)
+    assert "spec.cancel cannot be taken back" in json.loads(caught.value.body)["message"]
 
 
 def test_a_micro_batch_that_does_not_divide_the_global_one_is_refused_in_mid_job_too(finetunejobs: Api, namespace: str) -> None:

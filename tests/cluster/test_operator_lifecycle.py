@@ -94,6 +94,42 @@ def _unchanged(jobs: Jobs) -> Any:
     return versions.pop() if len(versions) == 1 else None
 
 
+def test_a_cancelled_job_commits_and_is_over(operator: OperatorProcess, jobs: Jobs, hollow_trainer: HollowTrainer) -> None:
+    jobs.create()
+    jobs.train(hollow_trainer, 1)
+    jobs.patch("job", {"spec": {"cancel": True}})
+    await_value(lambda: jobs.pod("job-e1-0").metadata.deletion_timestamp, "the trainer gets its SIGTERM")
+    assert jobs.pod("job-e1-0").metadata.deletion_grace_period_seconds == 100
+    jobs.finish("job-e1-0", ExitCode.YIELDED, last_word(1, ExitCode.YIELDED, 17))
+    status = jobs.await_phase("Cancelled")
+    assert (status["attempts"][0]["stepTo"], status["interruptions"]) == (17, 0)
+    assert jobs.condition("Complete")["reason"] == "Cancelled"
+    jobs.vanish("job-e1-0")
+    jobs.patch("job", {"spec": {"retryToken": "again"}})
+    await_value(lambda: jobs.status()["observedGeneration"] < jobs.get()["metadata"]["generation"], "the edit is there")  # type: ignore[index]
+    assert (jobs.phase(), jobs.pods()) == ("Cancelled", [])
+
+
+def test_a_job_that_is_out_of_time_commits_and_fails_and_goes_on_when_it_is_retried(
+    operator: OperatorProcess, jobs: Jobs, hollow_trainer: HollowTrainer
+) -> None:
+    jobs.create(maxDuration="2s")
+    jobs.train(hollow_trainer, 1)
+    await_value(lambda: jobs.pod("job-e1-0").metadata.deletion_timestamp, "the trainer gets its SIGTERM")
+    jobs.finish("job-e1-0", ExitCode.YIELDED, last_word(1, ExitCode.YIELDED, 17))
+    status = jobs.await_phase("Failed")
+    assert status["activeSeconds"] >= 2
+    answer = jobs.condition("Complete")
+    assert answer["reason"] == "MaxDurationReached"
+    assert "spec.retryToken" in answer["message"]
+    jobs.vanish("job-e1-0")
+    jobs.patch("job", {"spec": {"maxDuration": "1h", "retryToken": "more-time"}})
+    environment = {variable.name: variable.value for variable in jobs.await_pod("job-e2-0").spec.containers[0].env}
+    assert environment["SPOTTUNE_MIN_SLOT"] == "6", "it goes on from what was committed"
+    assert jobs.status()["retryToken"] == "more-time"
+    assert "activeSeconds" not in jobs.status()
+
+
 def test_a_deleted_job_takes_its_pod_along_and_nothing_new_is_made(operator: OperatorProcess, jobs: Jobs) -> None:
     job = jobs.create()
     jobs.run("job-e1-0")

@@ -52,13 +52,16 @@ def transitions() -> dict[tuple[Phase, Phase], list[str]]:
             for phase in (Phase.ACCOUNTING, Phase.WAITING, Phase.SUSPENDED, Phase.SUCCEEDED, Phase.FAILED, Phase.CANCELLED)
         ),
         resting(phase=Phase.ACCOUNTING, not_before=NOW + 10),
+        *(resting(phase=phase, active_seconds=10) for phase in (Phase.ACCOUNTING, Phase.WAITING, Phase.SUSPENDED)),
         status(phase=Phase.RUNNING, failures=2, no_progress=2),
     ]
     single = spec(capacity={"instanceTypes": ["g5.xlarge"], "zones": ["us-east-1a"]})
-    specs = [spec(), spec(suspend=True), single, None]
+    wishes = [spec(suspend=True), spec(cancel=True), spec(maxDuration="1s", retryToken="again")]
+    specs = [spec(), *wishes, single, None]
     found: dict[tuple[Phase, Phase], list[str]] = {}
     for recorded, seen, notice, obstacle, wanted, deleting in itertools.product(statuses, pods, notices, obstacles, specs, (False, True)):
-        if (seen is not None and obstacle is not None) or (seen is None and notice):
+        # A notice is about a pod, and what it leads to depends on no more of the spec than that a trainer is wanted.
+        if (seen is not None and obstacle is not None) or (notice and (seen is None or wanted is not specs[0])):
             continue
         job = observed(*([seen] if seen else []), status=recorded, notices=notice, obstacle=obstacle, spec=wanted, deleting=deleting)
         answer = plan(job)
@@ -81,7 +84,8 @@ def render() -> str:
         "",
         "## Transitions",
         "",
-        "Deletion of the job leads to `Cancelled` from every phase that is not final; it is left out of the picture.",
+        "Deletion of the job leads to `Cancelled` from every phase that is not final, `spec.cancel` as soon as no trainer runs;",
+        "both are left out of the picture.",
         "",
     ]
     lines += ["```mermaid", "stateDiagram-v2", f"    [*] --> {Phase.PENDING.value}"]

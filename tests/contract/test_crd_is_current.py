@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Iterable
 from typing import Any
 
 import pytest
@@ -76,6 +77,44 @@ def test_every_rule_names_a_field_and_a_remedy() -> None:
             assert any(word in rule.message for word in ("spec.", "status.", "metadata.")), rule.message
             assert path.split(".")[0] in rule.message or path == ""
             assert len(rule.message) > 40
+
+
+CHANGEABLE = {
+    "spec.training.microBatchSize": "the same computation in other portions",
+    "spec.checkpoint.endpoint": "another name of the same store",
+    "spec.checkpoint.region": "the same",
+    "spec.checkpoint.credentialsSecret": "keys are rotated",
+    "spec.checkpoint.interval": "how often, not what",
+    "spec.checkpoint.everySteps": "how often, not what",
+    "spec.checkpoint.keepLast": "how much is kept",
+    "spec.capacity": "where",
+    "spec.limits": "when to give up",
+    "spec.suspend": "a wish for now",
+    "spec.cancel": "a wish for ever (it cannot be taken back)",
+    "spec.maxDuration": "when to give up",
+    "spec.retryToken": "made to be changed",
+    "spec.podOverrides": "how the pod is placed and made",
+}
+"""Fields, or whole sections, that may be edited while the job runs, and why that does not change what is computed."""
+
+
+def test_every_field_of_the_spec_is_either_immutable_or_changeable_for_a_reason() -> None:
+    fixed = {path for path, rules in RULES.items() for rule in rules if rule.rule == "self == oldSelf"}
+    fixed |= {
+        path for path, _ in nodes(schema()) if any(f"{path} cannot be changed" in r.message for rules in RULES.values() for r in rules)
+    }
+    leaves = {
+        path
+        for path, node in nodes(schema())
+        if path.startswith("spec.") and "properties" not in node and not path.endswith(("[]", "{}")) and "[]." not in path
+    }
+
+    def within(path: str, sections: Iterable[str]) -> bool:
+        return any(path == section or path.startswith(f"{section}.") for section in sections)
+
+    assert {path for path in leaves if not within(path, fixed) and not within(path, CHANGEABLE)} == set()
+    assert {path for path in leaves if within(path, fixed) and within(path, CHANGEABLE)} == set()
+    assert all(any(within(path, {section}) for path in leaves) for section in CHANGEABLE)
 
 
 def test_a_status_has_no_defaults() -> None:

@@ -17,7 +17,7 @@ from typing import Any, Literal
 from spottune_contract.labels import EPOCH, JOB, POOL, TRAINER_CONTAINER
 from spottune_contract.progress import CheckpointRequest, CommitView, LogView, Progress, Termination, TrainerPhase
 from spottune_contract.version import CONTRACT_VERSION
-from spottune_operator.cluster import AlreadyExists, Conflict, NotFound, QuotaExceeded, Unavailable
+from spottune_operator.cluster import AlreadyExists, Conflict, NamespaceTerminating, NotFound, QuotaExceeded, Unavailable
 
 Json = dict[str, Any]
 Outcome = Literal["answered", "lost before", "lost after"]
@@ -78,6 +78,8 @@ class World:
     processes: dict[str, Process] = field(default_factory=dict)
     logs: dict[str, Log] = field(default_factory=dict)
     quota_open: bool = True
+    namespace_going: bool = False
+    """Jobs and pods are deleted soon, and nothing new is let in."""
     writes: int = 0
     """Changes that operators made to jobs and pods; a status write that changes nothing is none."""
     created: list[tuple[str, int, str]] = field(default_factory=list)
@@ -125,6 +127,8 @@ class World:
         name = manifest["metadata"]["name"]
         if name in self.pods:
             raise AlreadyExists(f'pods "{name}" already exists', status=409)
+        if self.namespace_going:
+            raise NamespaceTerminating("unable to create new content: the namespace is being terminated", status=403)
         if not self.quota_open:
             raise QuotaExceeded(f'pods "{name}" is forbidden: exceeded quota: q', status=403)
         pod = json.loads(json.dumps(manifest))

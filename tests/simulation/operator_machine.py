@@ -47,7 +47,8 @@ class OperatorMachine(RuleBasedStateMachine):
         assert size(new) <= STATUS_LIMIT, "I16"
         assert new.attempt >= old.attempt, "I2"
         assert new.accounted >= old.accounted, "an end is recorded once"
-        assert not old.phase.terminal or new.phase is old.phase, f"{old.phase} is final"
+        retried = old.phase is Phase.FAILED and new.phase is Phase.PENDING and new.retry_token != old.retry_token
+        assert not old.phase.terminal or new.phase is old.phase or retried, f"{old.phase} is final"
         for attempt in new.attempts:
             if attempt.verdict is not None:
                 known = self.verdicts.setdefault((uid, attempt.epoch), attempt.verdict.value)
@@ -251,6 +252,23 @@ class OperatorMachine(RuleBasedStateMachine):
         if JOB in self.world.jobs:
             self.world.edit_spec(self.world.jobs[JOB], suspend=suspend)
 
+    @rule()
+    def cancel(self) -> None:
+        if JOB in self.world.jobs:
+            self.world.edit_spec(self.world.jobs[JOB], cancel=True)
+
+    @rule(limit=st.sampled_from([10, 100, 10_000]))
+    def limit_duration(self, limit: int) -> None:
+        if JOB in self.world.jobs:
+            self.world.edit_spec(self.world.jobs[JOB], maxDuration=f"{limit}s")
+
+    @rule()
+    def retry(self) -> None:
+        """A token that was never there before."""
+        if JOB in self.world.jobs:
+            job = self.world.jobs[JOB]
+            self.world.edit_spec(job, retryToken=f"t{job['metadata']['generation']}")
+
     @rule(zones=st.sampled_from([["z1"], ["z1", "z2"], ["z3"]]))
     def edit(self, zones: list[str]) -> None:
         if JOB in self.world.jobs:
@@ -259,6 +277,10 @@ class OperatorMachine(RuleBasedStateMachine):
     @rule(quota=st.booleans())
     def quota(self, quota: bool) -> None:
         self.world.quota_open = quota
+
+    @rule()
+    def namespace_is_deleted(self) -> None:
+        self.world.namespace_going = True
 
     @rule(seconds=st.sampled_from([1.0, 5.0, 30.0, 61.0, 400.0]))
     def time_passes(self, seconds: float) -> None:

@@ -20,7 +20,7 @@ from hypothesis.stateful import run_state_machine_as_test
 from tests.simulation.operator_machine import OperatorMachine
 from tests.simulation.operator_process import NODES, POOLS
 
-WEIGHTS: dict[str, int] = {
+WEIGHTS: dict[str, float] = {
     "nothing_goes_wrong": 12,
     "look": 12,
     "step": 30,
@@ -42,8 +42,12 @@ WEIGHTS: dict[str, int] = {
     "machine_dies": 1,
     "new_machine": 2,
     "suspend": 2,
+    "cancel": 0.3,
+    "limit_duration": 1,
+    "retry": 2,
     "edit": 1,
     "quota": 2,
+    "namespace_is_deleted": 0.1,
     "delete_job": 1,
     "collect_garbage": 3,
     "back_up": 1,
@@ -70,6 +74,7 @@ ARGUMENTS: dict[str, Any] = {
     "ready": (True, True, False),
     "removed": (True, False),
     "suspend": (True, False, False),
+    "limit": (10, 100, 10_000),
     "quota": (True, True, False),
     "zones": (["z1"], ["z1", "z2"], ["z3"]),
     "seconds": (1.0, 5.0, 30.0, 61.0, 400.0),

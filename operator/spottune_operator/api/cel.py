@@ -92,6 +92,10 @@ RULES: dict[str, tuple[Rule, ...]] = {
         _immutable("spec.checkpoint.storage"),
     ),
     "spec.checkpoint.interval": (Rule("duration(self) >= duration('1s')", "spec.checkpoint.interval must be at least 1s, for example 5m"),),
+    "spec.cancel": (
+        Rule("self || !oldSelf", "spec.cancel cannot be taken back: create a new job (resuming a paused one is spec.suspend)"),
+    ),
+    "spec.maxDuration": (Rule("duration(self) >= duration('1s')", "spec.maxDuration must be at least 1s, for example 12h"),),
     "spec.output": (_immutable("spec.output"),),
     "spec.output.destination": (Rule("self.startsWith('s3://')", "spec.output.destination has no s3:// scheme: write s3://BUCKET/PREFIX"),),
     "spec.podOverrides.tolerations[]": (

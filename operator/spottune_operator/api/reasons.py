@@ -62,6 +62,9 @@ class Reason(StrEnum):
     SUCCEEDED = "Succeeded"
     CANCELLED = "Cancelled"
     FAILURE_LIMIT = "FailureLimitReached"
+    MAX_DURATION = "MaxDurationReached"
+    RETRIED = "Retried"
+    NAMESPACE_TERMINATING = "NamespaceTerminating"
     NO_PROGRESS = "NoProgress"
     # Placement and start.
     ATTEMPT_STARTED = "AttemptStarted"
@@ -73,6 +76,7 @@ class Reason(StrEnum):
     POD_DENIED = "PodDenied"
     NAME_TAKEN = "PodNameTaken"
     REFERENCE_MISSING = "ReferenceMissing"
+    SPEC_EDITED = "SpecEdited"
     IMAGE_UNAVAILABLE = "ImageUnavailable"
     CONTAINER_NOT_CREATED = "ContainerNotCreated"
     TRAINER_STARTED = "TrainerStarted"

@@ -9,7 +9,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_valida
 from pydantic.alias_generators import to_camel
 
 from spottune_contract.exitcodes import Verdict
-from spottune_contract.runspec import RunSpec, SpecModel
+from spottune_contract.runspec import Duration, RunSpec, SpecModel, seconds
 from spottune_operator.api.reasons import ConditionType, Phase, Reason
 
 RESERVED_ENV_PREFIXES = ("SPOTTUNE_", "AWS_", "LD_", "PYTHON")
@@ -129,8 +129,21 @@ class FineTuneJobSpec(RunSpec):
     """When to give up."""
     suspend: bool = False
     """True: commit, end the pod and wait. False again: go on from the commit."""
+    cancel: bool = False
+    """True: commit, end the pod and give the job up. Cannot be taken back; what was committed stays in the bucket."""
+    max_duration: Duration | None = None
+    """Longest time that trainers of this job may run, all attempts added up, for example `12h`. After that the job commits and fails. Waiting for machines and suspension do not count."""
+    retry_token: Annotated[str, Field(max_length=64, pattern=r"^[A-Za-z0-9._-]*$")] = ""
+    """Any word. Another one than the last attempt started with lets a failed job run again, from its newest commit and with fresh limits."""
     pod_overrides: PodOverridesSpec = PodOverridesSpec()
     """What may be changed of the trainer pod."""
+
+    @field_validator("max_duration")
+    @classmethod
+    def _max_duration_is_positive(cls, value: str | None) -> str | None:
+        if value is not None and seconds(value) < 1:
+            raise ValueError("maxDuration must be at least 1s")
+        return value
 
     def run_spec(self) -> RunSpec:
         """The part that the trainer reads."""
@@ -201,6 +214,8 @@ class AttemptStatus(StatusModel):
 
     epoch: Count
     """Number of the attempt."""
+    generation: Count = 0
+    """Generation of the spec that it started with; an edit after that is for the next one."""
     pod: Short = ""
     """Name of its pod."""
     node: Short = ""
@@ -296,6 +311,10 @@ class FineTuneJobStatus(StatusModel):
     """Failed attempts since the last new commit."""
     no_progress: Count = 0
     """Failed attempts in a row that committed nothing new."""
+    active_seconds: Annotated[float, Field(ge=0)] = 0.0
+    """How long trainers have run, without the attempt that still does."""
+    retry_token: Short = ""
+    """`spec.retryToken` as the last attempt started with it."""
     pod: Short = ""
     """Name of the current pod."""
     pod_uid: Short = ""

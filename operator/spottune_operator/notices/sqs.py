@@ -29,6 +29,7 @@ WAIT_SECONDS = 20
 HANDLE_SECONDS = 15.0
 """A message not handled in this time is left for its next delivery (the queue's visibility timeout is 20 s)."""
 _LONGEST_PAUSE = 30.0
+_UNWANTED_PAUSE = 0.5
 
 _log = logs.get(__name__)
 
@@ -61,7 +62,8 @@ class NoticeQueue:
     """Receives on a daemon thread and hands each body to `handle` on the event loop.
 
     `handle` raises `Rejected` for a message to be left; any other exception leaves it for another delivery, too.
-    `up(bool)` is called on the event loop whenever the queue begins or ceases to answer.
+    `up(bool)` is called on the event loop whenever the queue begins or ceases to answer. `wanted()` is asked, on that thread,
+    before anything is received or handled: while it says no, messages are left for whoever else reads the queue.
     """
 
     def __init__(
@@ -71,6 +73,7 @@ class NoticeQueue:
         handle: Callable[[str], Awaitable[None]],
         *,
         up: Callable[[bool], None] = lambda answering: None,
+        wanted: Callable[[], bool] = lambda: True,
         wait_seconds: int = WAIT_SECONDS,
         handle_seconds: float = HANDLE_SECONDS,
     ) -> None:
@@ -78,6 +81,7 @@ class NoticeQueue:
         self._url = url
         self._handle = handle
         self._up = up
+        self._wanted = wanted
         self._wait_seconds = wait_seconds
         self._handle_seconds = handle_seconds
         self._stopped = threading.Event()
@@ -97,6 +101,9 @@ class NoticeQueue:
     def _run(self) -> None:
         pause = 1.0
         while not self._stopped.is_set():
+            if not self._wanted():
+                self._stopped.wait(_UNWANTED_PAUSE)
+                continue
             try:
                 answer = self._client.receive_message(QueueUrl=self._url, MaxNumberOfMessages=10, WaitTimeSeconds=self._wait_seconds)
             except (BotoCoreError, ClientError) as error:
@@ -114,7 +121,7 @@ class NoticeQueue:
     def _take(self, messages: Iterable[tuple[str, str]]) -> None:
         """All at once: ten notices of one storm must not wait for each other's trainers."""
         assert self._loop is not None
-        if self._stopped.is_set() or self._loop.is_closed():
+        if self._stopped.is_set() or self._loop.is_closed() or not self._wanted():
             return
         running = [(receipt, asyncio.run_coroutine_threadsafe(_await(self._handle(body)), self._loop)) for body, receipt in messages]
         for receipt, future in running:

@@ -23,7 +23,9 @@ from spottune_operator.planner.statuses import (
 )
 from spottune_operator.planner.types import CreatePod, ObservedPod
 
-_KNOWN_BEFORE = frozenset({Reason.SUSPENDED, Reason.INTERRUPTION_NOTICE, Reason.NODE_UNREACHABLE, Reason.POD_DELETED, Reason.INTERRUPTED})
+WISHES = frozenset({Reason.SUSPENDED, Reason.CANCELLED, Reason.MAX_DURATION})
+"""What ends a trainer because its user wants it so."""
+_KNOWN_BEFORE = WISHES | {Reason.INTERRUPTION_NOTICE, Reason.NODE_UNREACHABLE, Reason.POD_DELETED, Reason.INTERRUPTED}
 """Reasons that were recorded while the pod was going: they say more than its end."""
 _MACHINE_LEFT = frozenset(
     {
@@ -35,6 +37,7 @@ _MACHINE_LEFT = frozenset(
         Reason.POD_DELETED,
     }
 )
+TRY_AGAIN = "set spec.retryToken to another word: the job then goes on from its newest commit"
 FALSE_SUCCESS = "The container ended with code 0 but left no word of what it did: podOverrides.image (or the chart's trainer.image) is no SpotTune trainer"
 
 
@@ -58,10 +61,12 @@ def begun(situation: Situation, pool: str) -> FineTuneJobStatus:
         notice=None,
     )
     if job.spec is not None:
+        status = change(status, retry_token=job.spec.retry_token)
         location = str(job_location(job.spec.checkpoint.storage, job.settings.cluster, job.namespace, job.uid))
         status = change(status, log=status.log.model_copy(update={"location": location}))
     status = with_attempt(
         status,
+        generation=job.generation,
         pod=pod_name(job.name, epoch),
         pool=pool,
         reason=Reason.ATTEMPT_STARTED,
@@ -101,6 +106,7 @@ def accounted(situation: Situation, pod: ObservedPod | None, lost: Reason) -> Fi
     `pod` is None when the pod object is gone; `lost` names what happened if neither the trainer nor the attempt's entry knows.
     """
     end, word, judged = _judged(pod)
+    active = budget.active_seconds(situation.status, (pod.ended_at if pod is not None else 0.0) or situation.now)
     entry = current_attempt(situation.status)
     reason = _reason(judged, entry.reason, lost)
     committed: bool | None = entry.committed
@@ -121,7 +127,7 @@ def accounted(situation: Situation, pod: ObservedPod | None, lost: Reason) -> Fi
         counted=counted,
         ended_at=instant(situation.now),
     )
-    status = change(status, accounted=status.attempt, phase=Phase.ACCOUNTING, notice=None, eta="")
+    status = change(status, accounted=status.attempt, phase=Phase.ACCOUNTING, notice=None, eta="", active_seconds=active)
     if judged is Verdict.SUCCEEDED:
         return _succeeded(situation, status, word.output if word is not None else "")
     if judged.permanent:
@@ -179,7 +185,7 @@ def _goes_on(
     """Budgets and backoff of an end that another attempt may follow."""
     early = 0 if first_step_reached(situation.current, status) else status.early_interruptions + 1
     stale = judged in (Verdict.FENCED, Verdict.EPOCH_STALE)
-    if judged is Verdict.INTERRUPTED and started and reason is not Reason.SUSPENDED:
+    if judged is Verdict.INTERRUPTED and started and reason not in WISHES:
         status = change(status, interruptions=status.interruptions + 1)
     if reason in _MACHINE_LEFT:
         status = change(status, pools=pools.interrupted(status.pools, status.pool, situation.now))
@@ -189,7 +195,7 @@ def _goes_on(
     else:
         # The first attempt that meets a newer epoch in the log goes on at once with a higher one.
         wait = backoff.after_failures(early - stale)
-    if reason is Reason.SUSPENDED:
+    if reason in WISHES:
         early, wait = 0, 0.0
     status = change(status, early_interruptions=early, not_before=situation.now + wait if wait else 0.0)
     spec = situation.observed.spec
@@ -201,4 +207,4 @@ def _goes_on(
         text = f"{status.no_progress} attempts in a row ended without a new commit ({reason.value})."
     else:
         text = f"{status.failures} attempts failed since the last new commit ({reason.value})."
-    return failed(situation, status, limit, f"{text}{last} Look at status.attempts, mend the cause and create the job anew.")
+    return failed(situation, status, limit, f"{text}{last} Look at status.attempts, mend the cause and {TRY_AGAIN}.")

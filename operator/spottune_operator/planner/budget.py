@@ -9,7 +9,7 @@ from __future__ import annotations
 from spottune_contract.exitcodes import ExitCode, PodEnd, Verdict
 from spottune_operator.api.reasons import Reason
 from spottune_operator.api.v1alpha1 import AttemptStatus, FineTuneJobStatus, LimitsSpec
-from spottune_operator.planner.statuses import change
+from spottune_operator.planner.statuses import at, change, current_attempt
 
 
 def counts(verdict: Verdict, end: PodEnd, *, claimed: bool) -> bool:
@@ -46,6 +46,18 @@ def settled(status: FineTuneJobStatus, epoch: int) -> FineTuneJobStatus:
         no_progress=status.no_progress + sum(_failed(a) for a in open_ones),
         attempts=tuple(a.model_copy(update={"committed": False}) if a.epoch in closed else a for a in status.attempts),
     )
+
+
+def active_seconds(status: FineTuneJobStatus, until: float) -> float:
+    """How long trainers of this job have run, that of the current attempt until `until`."""
+    began = at(current_attempt(status).running_at) if status.attempt > status.accounted else 0.0
+    return status.active_seconds + (max(0.0, until - began) if began else 0.0)
+
+
+def retried(status: FineTuneJobStatus) -> FineTuneJobStatus:
+    """A fresh start in all that limits a job. What was learned of its log, its image and its attempts stays."""
+    fresh: dict[str, object] = {"failures": 0, "no_progress": 0, "early_interruptions": 0, "active_seconds": 0.0, "not_before": 0.0}
+    return change(status, **fresh, pools=())
 
 
 def exhausted(status: FineTuneJobStatus, limits: LimitsSpec) -> Reason | None:

@@ -7,8 +7,8 @@ from collections.abc import Callable
 from spottune_contract.progress import CheckpointRequest
 from spottune_operator.api.reasons import ConditionType, Phase, Reason
 from spottune_operator.api.v1alpha1 import FineTuneJobStatus, NoticeStatus
-from spottune_operator.planner import backoff, pools, reports
-from spottune_operator.planner.attempts import accounted, answered, begun, creation, failed, set_aside
+from spottune_operator.planner import backoff, budget, pools, reports
+from spottune_operator.planner.attempts import TRY_AGAIN, WISHES, accounted, answered, begun, creation, failed, set_aside
 from spottune_operator.planner.situation import Situation
 from spottune_operator.planner.statuses import ATTEMPT_MESSAGE_LIMIT, at, change, clip, condition, current_attempt, with_attempt
 from spottune_operator.planner.types import Action, AskCheckpoint, DeletePod, EventSpec, ObservedPod, ObstacleKind, Plan, PodState
@@ -58,6 +58,17 @@ def spec_was_corrected(s: Situation) -> Plan | None:
     status = change(s.status, phase=Phase.PENDING)
     status = answered(s, status, ConditionType.COMPLETE, "False", Reason.IN_PROGRESS, "The spec was corrected.")
     return _plan(s, spec_was_corrected, _accepted(s, status))
+
+
+def retry_is_wanted(s: Situation) -> Plan | None:
+    """A failed job runs again, with fresh budgets, when its user changes the retry token."""
+    spec = s.observed.spec
+    if s.status.phase is not Phase.FAILED or spec is None or spec.cancel or spec.retry_token in ("", s.status.retry_token):
+        return None
+    message = f"Tried again, because spec.retryToken is now {spec.retry_token}."
+    status = budget.retried(change(s.status, phase=Phase.PENDING, retry_token=spec.retry_token))
+    status = answered(s, status, ConditionType.COMPLETE, "False", Reason.RETRIED, message)
+    return _plan(s, retry_is_wanted, status, EventSpec("Normal", Reason.RETRIED, message))
 
 
 def job_is_over(s: Situation) -> Plan | None:
@@ -118,12 +129,12 @@ def pod_vanished(s: Situation) -> Plan | None:
 
 
 def attempt_is_not_wanted_any_more(s: Situation) -> Plan | None:
-    """Suspended between intent and pod."""
-    if not (s.unaccounted and s.current is None and _suspended(s)):
+    """Cancelled, suspended or out of time between intent and pod."""
+    if s.unwanted is None or not s.unaccounted or s.current is not None:
         return None
     if not s.observed.live:
         return _look_live(s, attempt_is_not_wanted_any_more)
-    return _plan(s, attempt_is_not_wanted_any_more, set_aside(s, Reason.SUSPENDED, "Suspended before its pod was made."))
+    return _plan(s, attempt_is_not_wanted_any_more, set_aside(s, s.unwanted, "Ended before its pod was made."))
 
 
 def older_pods_remain(s: Situation) -> Plan | None:
@@ -135,13 +146,24 @@ def older_pods_remain(s: Situation) -> Plan | None:
     return _plan(s, older_pods_remain, change(s.status, phase=phase), action=None if pod.deleting else _delete(s, pod))
 
 
+def namespace_goes_away(s: Situation) -> Plan | None:
+    """It is being deleted, and the job with it: nothing can be started there any more."""
+    obstacle = s.observed.obstacle
+    if obstacle is None or obstacle.kind is not ObstacleKind.TERMINATING or not s.unaccounted or s.current is not None:
+        return None
+    message = f"{obstacle.message}. The commits stay in the bucket: to go on from there, create the job in another namespace."
+    status = change(set_aside(s, Reason.NAMESPACE_TERMINATING, obstacle.message), phase=Phase.CANCELLED)
+    status = answered(s, status, ConditionType.COMPLETE, "False", Reason.NAMESPACE_TERMINATING, message)
+    return _plan(s, namespace_goes_away, status, EventSpec("Warning", Reason.NAMESPACE_TERMINATING, message))
+
+
 def pod_was_refused(s: Situation) -> Plan | None:
     """The API server did not accept the pod: wait for quota, fail for what will be refused again."""
     obstacle = s.observed.obstacle
     if obstacle is None or not s.unaccounted or s.current is not None or obstacle.epoch != s.status.attempt:
         return None
     if obstacle.kind is ObstacleKind.DENIED:
-        message = f"The cluster refused the trainer pod: {obstacle.message}. Change podOverrides, or the policy, and create the job anew."
+        message = f"The cluster refused the trainer pod: {obstacle.message}. Change podOverrides, or the policy, and {TRY_AGAIN}."
         status = failed(s, set_aside(s, Reason.POD_DENIED, obstacle.message), Reason.POD_DENIED, message)
         status = answered(s, status, ConditionType.ACCEPTED, "False", Reason.POD_DENIED, message)
         return _plan(s, pod_was_refused, status, EventSpec("Warning", Reason.POD_DENIED, message))
@@ -175,7 +197,7 @@ def pod_is_going(s: Situation) -> Plan | None:
     if pod is None or pod.state is not PodState.TERMINATING:
         return None
     reason = current_attempt(s.status).reason
-    if s.interruption is not None and reason is not Reason.SUSPENDED:
+    if s.interruption is not None and reason not in WISHES:
         reason = Reason.INTERRUPTION_NOTICE
     if reason is Reason.ATTEMPT_STARTED:
         # From a silent node Kubernetes itself deletes the pods after a while; nobody asked for it.
@@ -185,12 +207,12 @@ def pod_is_going(s: Situation) -> Plan | None:
     return _plan(s, pod_is_going, change(status, phase=Phase.DRAINING), _draining_event(status), requeue_after=5.0)
 
 
-def job_is_suspended(s: Situation) -> Plan | None:
-    """The current pod has to go, with time to commit."""
-    if s.current is None or not _suspended(s):
+def trainer_is_not_wanted(s: Situation) -> Plan | None:
+    """Cancelled, suspended or out of time: the current pod has to go, with time to commit."""
+    if s.unwanted is None or s.current is None:
         return None
-    status = change(with_attempt(s.status, reason=Reason.SUSPENDED), phase=Phase.DRAINING)
-    return _plan(s, job_is_suspended, status, action=_delete(s, s.current))
+    status = change(with_attempt(s.status, reason=s.unwanted), phase=Phase.DRAINING)
+    return _plan(s, trainer_is_not_wanted, status, _draining_event(status), action=_delete(s, s.current))
 
 
 def machine_goes_away(s: Situation) -> Plan | None:
@@ -223,6 +245,19 @@ def machine_should_be_left(s: Situation) -> Plan | None:
     return _plan(s, machine_should_be_left, change(s.status, notice=record), event, action=action)
 
 
+def spec_was_edited_meanwhile(s: Situation) -> Plan | None:
+    """The pod cannot start, and the spec that it was made from is not the current one: try with that. Spends no budget."""
+    pod, generation = s.current, current_attempt(s.status).generation
+    if pod is None or not 0 < generation < s.observed.generation:
+        return None
+    nowhere = pod.state is PodState.SCHEDULING and pod.unschedulable
+    waits = pod.state is PodState.CREATING and pod.waiting_reason in IMAGE_REASONS | STUCK_REASONS
+    if not (nowhere or waits):
+        return None
+    message = f"The pod could not start ({pod.unschedulable or pod.waiting_reason}): the spec was edited, and another one is made from it."
+    return _plan(s, spec_was_edited_meanwhile, set_aside(s, Reason.SPEC_EDITED, message), EventSpec("Normal", Reason.SPEC_EDITED, message))
+
+
 def pod_finds_no_machine(s: Situation) -> Plan | None:
     """Unschedulable: wait, and after a while try another pool if there is one. Spends no budget."""
     pod = s.current
@@ -230,14 +265,16 @@ def pod_finds_no_machine(s: Situation) -> Plan | None:
         return None
     waited, patience = s.now - pod.created_at, s.observed.settings.unschedulable_after
     if waited < patience:
-        status = answered(s, s.status, ConditionType.CAPACITY_AVAILABLE, "False", Reason.WAITING_FOR_NODE, pod.unschedulable)
+        message = f"{pod.unschedulable} After {patience:.0f} s another pool of spec.capacity is tried, if it names one."
+        status = answered(s, s.status, ConditionType.CAPACITY_AVAILABLE, "False", Reason.WAITING_FOR_NODE, message)
         return _plan(s, pod_finds_no_machine, change(status, phase=Phase.STARTING), requeue_after=patience - waited)
     message = f"No machine in pool {pod.pool} for {patience:.0f} s: {pod.unschedulable}"
     if pools.elsewhere(s.observed.spec.capacity, s.status.pools, pod.pool, s.now):
         status = change(set_aside(s, Reason.NO_CAPACITY, message), pools=pools.without_capacity(s.status.pools, pod.pool, s.now))
         return _plan(s, pod_finds_no_machine, status, EventSpec("Normal", Reason.NO_CAPACITY, f"{message} Trying another pool."))
+    message = f"{message} No other pool of the spec can be tried now: waiting. More instanceTypes or zones in spec.capacity help."
     status = answered(s, s.status, ConditionType.CAPACITY_AVAILABLE, "False", Reason.NO_CAPACITY, message)
-    event = EventSpec("Normal", Reason.NO_CAPACITY, f"{message} No other pool of the spec can be tried now: waiting.")
+    event = EventSpec("Normal", Reason.NO_CAPACITY, message)
     return _plan(s, pod_finds_no_machine, change(status, phase=Phase.WAITING), event, requeue_after=backoff.CAPACITY_BASE)
 
 
@@ -255,9 +292,11 @@ def container_cannot_start(s: Situation) -> Plan | None:
     since = at(old.last_transition_time) if old is not None and known else s.now
     # The kubelet's text alternates between two forms; the first one is kept.
     status = s.status if known else answered(s, s.status, ConditionType.STARTED, "False", reason, message)
-    limit = s.observed.settings.image_timeout
+    # A name that is none does not become one by waiting, and the pod holds a machine.
+    limit = 0.0 if pod.waiting_reason == "InvalidImageName" else s.observed.settings.image_timeout
     if s.now - since >= limit:
-        status = failed(s, set_aside(s, reason, message), reason, f"{message} Tried for {limit:.0f} s; then create the job anew.")
+        tried = f" Tried for {limit:.0f} s." if limit else ""
+        status = failed(s, set_aside(s, reason, message), reason, f"{message}{tried} Then {TRY_AGAIN}.")
         return _plan(s, container_cannot_start, status, EventSpec("Warning", reason, message))
     event = EventSpec("Warning", reason, message)
     return _plan(s, container_cannot_start, change(status, phase=Phase.STARTING), event, requeue_after=max(1.0, since + limit - s.now))
@@ -286,11 +325,24 @@ def attempt_goes_on(s: Situation) -> Plan | None:
 
 
 def no_attempt_is_wanted(s: Situation) -> Plan | None:
-    """Suspended, and nothing runs."""
-    if not _suspended(s):
+    """Cancelled, suspended or out of time, and nothing runs."""
+    spec, why = s.observed.spec, s.unwanted
+    if spec is None or why is None:
         return None
-    status = change(s.status, phase=Phase.SUSPENDED, not_before=0.0, early_interruptions=0)
-    return _plan(s, no_attempt_is_wanted, status, EventSpec("Normal", Reason.SUSPENDED, "Suspended: set spec.suspend to false to go on."))
+    at_rest = change(s.status, not_before=0.0, early_interruptions=0)
+    if why is Reason.SUSPENDED:
+        message = "Suspended: set spec.suspend to false to go on."
+        return _plan(s, no_attempt_is_wanted, change(at_rest, phase=Phase.SUSPENDED), EventSpec("Normal", why, message))
+    kept = f"the newest commit, of step {s.status.last_commit.step}, stays" if s.status.last_commit is not None else "no commit is known of"
+    if why is Reason.CANCELLED:
+        message = f"Cancelled by spec.cancel; {kept}."
+        status = answered(s, change(at_rest, phase=Phase.CANCELLED, eta=""), ConditionType.COMPLETE, "False", why, message)
+        return _plan(s, no_attempt_is_wanted, status, EventSpec("Normal", why, message))
+    message = (
+        f"Trainers have run for {s.status.active_seconds:.0f} s, spec.maxDuration is {spec.max_duration}; {kept}. "
+        f"Raise spec.maxDuration, if you like, and {TRY_AGAIN}."
+    )
+    return _plan(s, no_attempt_is_wanted, failed(s, at_rest, why, message), EventSpec("Warning", why, message))
 
 
 def backoff_is_not_over(s: Situation) -> Plan | None:
@@ -332,6 +384,7 @@ def next_attempt_is_due(s: Situation) -> Plan | None:
 RULES: tuple[Rule, ...] = (
     job_is_being_deleted,
     spec_was_corrected,
+    retry_is_wanted,
     job_is_over,
     pods_of_a_later_attempt_exist,
     pod_has_ended,
@@ -341,13 +394,15 @@ RULES: tuple[Rule, ...] = (
     spec_cannot_be_read,
     attempt_is_not_wanted_any_more,
     older_pods_remain,
+    namespace_goes_away,
     pod_was_refused,
     pod_is_missing,
     pod_is_going,
-    job_is_suspended,
+    trainer_is_not_wanted,
     machine_goes_away,
     machine_should_be_left,
     pods_are_left_over,
+    spec_was_edited_meanwhile,
     pod_finds_no_machine,
     container_cannot_start,
     attempt_goes_on,
@@ -383,10 +438,6 @@ def _transition(before: FineTuneJobStatus, after: FineTuneJobStatus) -> bool:
 
 def _look_live(s: Situation, rule: Rule) -> Plan:
     return Plan(rule.__name__, s.observed.status, look_live=True)
-
-
-def _suspended(s: Situation) -> bool:
-    return s.observed.spec is not None and s.observed.spec.suspend
 
 
 def _accepted(s: Situation, status: FineTuneJobStatus) -> FineTuneJobStatus:
@@ -432,6 +483,8 @@ def _draining_event(status: FineTuneJobStatus) -> EventSpec:
         if status.notice
         else "The node goes away",
         Reason.SUSPENDED: "The job is suspended",
+        Reason.CANCELLED: "The job is cancelled",
+        Reason.MAX_DURATION: "Trainers of this job have run for spec.maxDuration",
     }.get(entry.reason, "The pod was deleted or evicted")
-    kind = "Normal" if entry.reason is Reason.SUSPENDED else "Warning"
+    kind = "Normal" if entry.reason in (Reason.SUSPENDED, Reason.CANCELLED) else "Warning"
     return EventSpec(kind, entry.reason, f"{why}: attempt {entry.epoch} commits its state and ends.")  # type: ignore[arg-type]

@@ -4,7 +4,10 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from spottune_contract.runspec import seconds
+from spottune_operator.api.reasons import Reason
 from spottune_operator.api.v1alpha1 import FineTuneJobStatus
+from spottune_operator.planner.budget import active_seconds
 from spottune_operator.planner.types import Notice, Observed, ObservedPod
 
 
@@ -37,6 +40,19 @@ class Situation:
     def in_the_way(self) -> ObservedPod | None:
         """A pod of an attempt that is over and that may still train: the next attempt waits for it, for thrift."""
         return next((pod for pod in self.garbage if pod.state.live), None)
+
+    @property
+    def unwanted(self) -> Reason | None:
+        """Why its user wants no trainer to run now; None if one shall."""
+        spec = self.observed.spec
+        if spec is None:
+            return None
+        if spec.cancel:
+            return Reason.CANCELLED
+        if spec.suspend:
+            return Reason.SUSPENDED
+        limit = seconds(spec.max_duration) if spec.max_duration is not None else None
+        return Reason.MAX_DURATION if limit is not None and active_seconds(self.status, self.now) >= limit else None
 
     @property
     def interruption(self) -> Notice | None:

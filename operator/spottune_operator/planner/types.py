@@ -83,6 +83,8 @@ class ObservedPod:
     created_at: float = 0.0
     running_at: float = 0.0
     """When the trainer container was started; 0 if it was not."""
+    ended_at: float = 0.0
+    """When the trainer container ended; 0 if nobody told."""
     deleting: bool = False
     """Bears a deletion timestamp."""
     node_silent: bool = False
@@ -124,6 +126,8 @@ class ObstacleKind(StrEnum):
     """403 with a quota: may be different in a minute."""
     DENIED = "Denied"
     """Admission (Pod Security, policy, webhook) or validation refused the pod: will be refused again."""
+    TERMINATING = "Terminating"
+    """The namespace is being deleted, which nobody can take back."""
     NAME_TAKEN = "NameTaken"
     """A pod of that name exists and is not ours, or is on its way out: wait."""
     MISSING = "Missing"

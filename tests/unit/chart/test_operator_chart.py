@@ -11,6 +11,7 @@ import yaml
 
 from localcloud.assets import binary
 from spottune_operator.config import PREFIX, parse
+from spottune_operator.leadership import LEASE
 from tests.fixtures.chart import CHART, RELEASE, RELEASE_NAMESPACE, render
 
 
@@ -40,6 +41,9 @@ def test_the_operators_rights_are_exactly_these(documents: list[dict[str, Any]])
         ("", "nodes"): {"get", "list", "watch"},
         ("", "events"): {"create", "patch"},
     }
+    (lease,) = one(documents, "Role", "spottune-operator")["rules"]
+    assert (lease["resources"], lease["resourceNames"], set(lease["verbs"])) == (["leases"], [LEASE], {"get", "create", "update"})
+    assert one(documents, "Role", "spottune-operator")["metadata"]["namespace"] == RELEASE_NAMESPACE
 
 
 def test_no_role_of_the_chart_has_a_wildcard_or_reaches_secrets(documents: list[dict[str, Any]]) -> None:
@@ -52,9 +56,9 @@ def test_no_role_of_the_chart_has_a_wildcard_or_reaches_secrets(documents: list[
             assert not words & {"secrets", "configmaps", "pods/exec", "impersonate", "escalate", "bind"}, role["metadata"]["name"]
 
 
-def test_the_operator_pod_is_restricted_and_alone(documents: list[dict[str, Any]]) -> None:
+def test_the_operator_pod_is_restricted(documents: list[dict[str, Any]]) -> None:
     deployment = one(documents, "Deployment", "spottune-operator")["spec"]
-    assert (deployment["replicas"], deployment["strategy"]["type"]) == (1, "Recreate")
+    assert deployment["replicas"] == 1
     pod = deployment["template"]["spec"]
     (container,) = pod["containers"]
     assert pod["securityContext"]["runAsNonRoot"] is True
@@ -67,6 +71,15 @@ def test_the_operator_pod_is_restricted_and_alone(documents: list[dict[str, Any]
     assert not {"hostNetwork", "hostPID", "hostIPC"} & pod.keys()
     assert pod["serviceAccountName"] == "spottune-operator"
     assert {"livenessProbe", "readinessProbe", "startupProbe"} <= container.keys()
+
+
+def test_two_operators_are_spread_and_an_update_waits_for_the_new_ones() -> None:
+    deployment = one(render("operator.yaml", values=("operator.replicas=2",)), "Deployment", "spottune-operator")["spec"]
+    assert deployment["replicas"] == 2
+    assert deployment["strategy"]["rollingUpdate"] == {"maxSurge": 1, "maxUnavailable": 0}
+    (spread,) = deployment["template"]["spec"]["topologySpreadConstraints"]
+    assert (spread["topologyKey"], spread["whenUnsatisfiable"]) == ("kubernetes.io/hostname", "ScheduleAnyway")
+    assert spread["labelSelector"]["matchLabels"].items() <= deployment["template"]["metadata"]["labels"].items()
 
 
 def test_what_the_chart_sets_is_what_the_operator_reads() -> None:
@@ -84,6 +97,7 @@ def test_what_the_chart_sets_is_what_the_operator_reads() -> None:
     config = parse([], environ)
     assert all(name.startswith(PREFIX) for name in environ)
     assert (config.trainers.cluster, config.trainers.image) == ("test", "repo/trainer@sha256:x")
+    assert config.namespace == RELEASE_NAMESPACE
     assert config.trainers.resources == {"requests": {"cpu": 2}}
     assert config.trainers.image_pull_secrets == ("a", "b")
     assert config.trainers.do_not_disrupt is False
@@ -108,7 +122,7 @@ def test_a_network_policy_admits_only_the_operator_to_the_trainers_of_each_names
         ("clusterName=", "clusterName"),
         ("clusterName=a/b", "clusterName"),
         ("operator.logLevel=loud", "logLevel"),
-        ("operator.replicas=2", "replicas"),
+        ("operator.replicas=many", "replicas"),
         ("sqs.queueURL=queue", "queueURL"),
         ("trainer.resources.limit=1", "limit"),
         ("trainr.image=x", "trainr"),

@@ -38,6 +38,7 @@ PODS: dict[str, ObservedPod | None] = {
     "unschedulable for long": pod(PodState.SCHEDULING, unschedulable="0/3 nodes", created_at=NOW - 100),
     "being created": pod(PodState.CREATING),
     "without image": pod(PodState.CREATING, waiting_reason="ImagePullBackOff", waiting_message="no such image"),
+    "with a name that is no image": pod(PodState.CREATING, waiting_reason="InvalidImageName", waiting_message="no reference"),
     "without secret": pod(PodState.CREATING, waiting_reason="CreateContainerConfigError", waiting_message='secret "s" not found'),
     "not asked yet": pod(PodState.RUNNING),
     "loading": pod(PodState.RUNNING, progress=progress(phase=TrainerPhase.LOADING)),
@@ -77,19 +78,20 @@ CURRENT: dict[tuple[str, bool, str], Expected] = {
     ("gone", False, "no notice"): ("pod_vanished", Phase.ACCOUNTING, None),
     ("gone", True, "no notice"): ("pod_vanished", Phase.ACCOUNTING, None),
     ("without node", False, "no notice"): NOTHING,
-    ("without node", True, "no notice"): ("job_is_suspended", Phase.DRAINING, DeletePod),
+    ("without node", True, "no notice"): ("trainer_is_not_wanted", Phase.DRAINING, DeletePod),
     ("unschedulable", False, "no notice"): ("pod_finds_no_machine", Phase.STARTING, None),
     ("unschedulable for long", False, "no notice"): ("pod_finds_no_machine", Phase.ACCOUNTING, None),
-    ("unschedulable for long", True, "no notice"): ("job_is_suspended", Phase.DRAINING, DeletePod),
+    ("unschedulable for long", True, "no notice"): ("trainer_is_not_wanted", Phase.DRAINING, DeletePod),
     ("being created", False, "no notice"): NOTHING,
     ("being created", False, "interruption"): ("machine_goes_away", Phase.DRAINING, DeletePod),
     ("without image", False, "no notice"): ("container_cannot_start", Phase.STARTING, None),
     ("without secret", False, "no notice"): ("container_cannot_start", Phase.STARTING, None),
+    ("with a name that is no image", False, "no notice"): ("container_cannot_start", Phase.FAILED, None),
     ("not asked yet", False, "no notice"): ("attempt_goes_on", Phase.RUNNING, None),
     ("loading", False, "no notice"): NOTHING,
     ("training", False, "no notice"): ("attempt_goes_on", Phase.RUNNING, None),
-    ("training", True, "no notice"): ("job_is_suspended", Phase.DRAINING, DeletePod),
-    ("training", True, "interruption"): ("job_is_suspended", Phase.DRAINING, DeletePod),
+    ("training", True, "no notice"): ("trainer_is_not_wanted", Phase.DRAINING, DeletePod),
+    ("training", True, "interruption"): ("trainer_is_not_wanted", Phase.DRAINING, DeletePod),
     ("training", False, "interruption"): ("machine_goes_away", Phase.DRAINING, DeletePod),
     ("training", False, "recommendation"): ("machine_should_be_left", Phase.RUNNING, AskCheckpoint),
     ("terminating", False, "no notice"): ("pod_is_going", Phase.DRAINING, None),
@@ -113,6 +115,7 @@ ALONE: dict[tuple[str, bool, str], Expected] = {
     ("never seen", False, "Quota"): ("pod_was_refused", Phase.WAITING, None),
     ("never seen", False, "NameTaken"): ("pod_was_refused", Phase.WAITING, None),
     ("never seen", False, "Missing"): ("pod_was_refused", Phase.WAITING, None),
+    ("never seen", False, "Terminating"): ("namespace_goes_away", Phase.CANCELLED, None),
     ("never seen", False, "Denied"): ("pod_was_refused", Phase.FAILED, None),
     ("never seen", True, "Denied"): ("attempt_is_not_wanted_any_more", Phase.ACCOUNTING, None),
     ("accounted", False, "no obstacle"): ("next_attempt_is_due", Phase.STARTING, CreatePod),
@@ -124,6 +127,17 @@ ALONE: dict[tuple[str, bool, str], Expected] = {
     ("succeeded", False, "no obstacle"): ("job_is_over", Phase.SUCCEEDED, None),
     ("failed", True, "no obstacle"): ("job_is_over", Phase.FAILED, None),
 }
+
+
+# What the user wants instead of a running trainer: the spec that says so, the reason, and the phase that it leads to.
+WISHES: dict[str, tuple[dict[str, Any], Reason, Phase]] = {
+    "suspended": ({"suspend": True}, Reason.SUSPENDED, Phase.SUSPENDED),
+    "cancelled": ({"cancel": True}, Reason.CANCELLED, Phase.CANCELLED),
+    "out of time": ({"maxDuration": "1h"}, Reason.MAX_DURATION, Phase.FAILED),
+    "cancelled while suspended": ({"cancel": True, "suspend": True}, Reason.CANCELLED, Phase.CANCELLED),
+    "suspended and out of time": ({"maxDuration": "1h", "suspend": True}, Reason.SUSPENDED, Phase.SUSPENDED),
+}
+LONG_ACTIVE = {"active_seconds": 3600.0}
 
 
 def outcome(answer: Plan) -> tuple[str, Phase, type | None]:
@@ -150,12 +164,12 @@ def test_without_a_pod_the_record_decides(recorded: str, suspended: bool, obstac
 @cache
 def everything() -> tuple[Observed, ...]:
     """All combinations that differ: notices need a pod, a refused create needs none."""
-    alone = itertools.product(STATUSES.values(), ["gone"], [()], OBSTACLES.values(), (False, True), (False, True), (True, False))
-    beside = itertools.product(STATUSES.values(), PODS, NOTICES.values(), [None], (False, True), (False, True), (True, False))
-    specs = {suspended: spec(suspend=suspended) for suspended in (False, True)}
+    specs = (spec(), spec(suspend=True), spec(cancel=True), spec(maxDuration="1s", retryToken="again"))
+    alone = itertools.product(STATUSES.values(), ["gone"], [()], OBSTACLES.values(), specs, (False, True), (True, False))
+    beside = itertools.product(STATUSES.values(), PODS, NOTICES.values(), [None], specs, (False, True), (True, False))
     return tuple(
-        observed(*pods(found), status=recorded, notices=notices, obstacle=obstacle, spec=specs[suspended], deleting=deleting, live=live)
-        for recorded, found, notices, obstacle, suspended, deleting, live in (*alone, *beside)
+        observed(*pods(found), status=recorded, notices=notices, obstacle=obstacle, spec=wanted, deleting=deleting, live=live)
+        for recorded, found, notices, obstacle, wanted, deleting, live in (*alone, *beside)
     )
 
 
@@ -166,12 +180,13 @@ def test_any_combination_has_an_answer_that_keeps_the_promises() -> None:
         assert size(after) <= STATUS_LIMIT
         assert after.attempt >= before.attempt
         assert after.accounted >= before.accounted
-        assert not before.phase.terminal or after == before
+        assert not before.phase.terminal or after == before or answer.rule == "retry_is_wanted"
         if isinstance(answer.action, CreatePod):
             assert not seen.deleting
             assert not after.phase.terminal
             assert seen.spec is not None
             assert not seen.spec.suspend
+            assert not seen.spec.cancel
             assert after.attempt == answer.action.epoch
             assert not any(p.state.live and p.epoch < after.attempt for p in seen.pods)
         if isinstance(answer.action, DeletePod):
@@ -201,6 +216,7 @@ def test_every_rule_is_reached_by_some_combination() -> None:
         "older_pods_remain",
         "no_pool_is_open",
         "pods_are_left_over",
+        "spec_was_edited_meanwhile",
     }
     assert {rule.__name__ for rule in RULES} - reached <= elsewhere
 
@@ -209,6 +225,110 @@ def test_what_is_written_can_be_read_back() -> None:
     for seen in everything()[::17]:
         after = plan(seen).status
         assert FineTuneJobStatus.parse(after.document()) == after
+
+
+# -- what users want ---------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("wish", WISHES)
+def test_a_trainer_that_is_not_wanted_commits_and_ends_and_no_other_follows(wish: str) -> None:
+    wanted, reason, phase = WISHES[wish]
+    job: dict[str, Any] = {"spec": spec(**wanted)}
+    asked = plan(observed(pod(progress=progress()), status=status(**LONG_ACTIVE), **job))
+    assert outcome(asked) == ("trainer_is_not_wanted", Phase.DRAINING, DeletePod)
+    assert isinstance(asked.action, DeletePod)
+    assert asked.action.grace_seconds == Settings().pod_grace
+    assert [event.reason for event in asked.events] == [reason]
+    going = plan(observed(pod(PodState.TERMINATING), status=asked.status, **job))
+    assert outcome(going) == ("pod_is_going", Phase.DRAINING, None)
+    accounted = plan(observed(ended(10, log=log(head=9, commit_epoch=EPOCH, step=33)), status=going.status, **job)).status
+    entry = current_attempt(accounted)
+    assert (entry.reason, entry.verdict, entry.counted) == (reason, Verdict.INTERRUPTED, False)
+    assert (accounted.interruptions, accounted.failures) == (0, 0)
+    over = plan(observed(status=accounted, **job))
+    assert outcome(over) == ("no_attempt_is_wanted", phase, None)
+    assert plan(observed(status=over.status, **job)).status == over.status
+    complete = condition(over.status, ConditionType.COMPLETE)
+    if phase.terminal:
+        assert complete is not None
+        assert (complete.status, complete.reason) == ("False", reason)
+        assert "step 33" in complete.message
+
+
+@pytest.mark.parametrize("wish", WISHES)
+@pytest.mark.parametrize("recorded", ["new", "never seen", "accounted", "backing off", "suspended"])
+def test_where_nothing_runs_a_wish_is_granted_at_once(wish: str, recorded: str) -> None:
+    wanted, _, phase = WISHES[wish]
+    now = change(STATUSES[recorded], **LONG_ACTIVE)
+    for _ in range(2 if recorded == "never seen" else 1):
+        answer = plan(observed(status=now, spec=spec(**wanted)))
+        assert answer.action is None
+        now = answer.status
+    assert now.phase is phase
+
+
+def test_a_trainer_that_finishes_when_it_should_have_ended_has_finished() -> None:
+    going = plan(observed(pod(progress=progress()), spec=spec(cancel=True))).status
+    answer = plan(observed(ended(0, log=log()), status=going, spec=spec(cancel=True)))
+    assert answer.status.phase is Phase.SUCCEEDED
+
+
+def test_only_the_time_with_a_running_trainer_counts() -> None:
+    limited = {"spec": spec(maxDuration="100s")}
+    entry = AttemptStatus(epoch=EPOCH, reason=Reason.ATTEMPT_STARTED, pool=POOL, running_at="2027-01-15T07:59:10Z")
+    running = status(attempts=(entry,), active_seconds=40.0)
+    assert plan(observed(pod(running_at=NOW - 50), status=running, now=NOW + 9, **limited)).rule == "attempt_goes_on"
+    assert plan(observed(pod(running_at=NOW - 50), status=running, now=NOW + 10, **limited)).rule == "trainer_is_not_wanted"
+    interrupted = plan(observed(replace(ended(10, log=log()), ended_at=NOW + 5), status=running, now=NOW + 500, **limited)).status
+    assert interrupted.active_seconds == 95.0, "until the trainer ended, not until anybody looked"
+    following = plan(observed(status=interrupted, now=NOW + 100_000, **limited))
+    assert isinstance(following.action, CreatePod), "waiting does not count"
+    waiting = plan(observed(pod(PodState.SCHEDULING, epoch=EPOCH + 1), status=following.status, now=NOW + 200_000, **limited))
+    assert waiting.rule == "attempt_goes_on"
+
+
+def test_more_time_given_while_the_last_trainer_commits_is_used() -> None:
+    going = plan(observed(pod(), status=status(**LONG_ACTIVE), spec=spec(maxDuration="1h"))).status
+    accounted = plan(observed(ended(10, log=log()), status=going, spec=spec(maxDuration="2h"))).status
+    assert isinstance(plan(observed(status=accounted, spec=spec(maxDuration="2h"))).action, CreatePod)
+
+
+SPENT: dict[str, Any] = {"failures": 3, "no_progress": 3, "early_interruptions": 2, "not_before": NOW + 100, **LONG_ACTIVE}
+
+
+def test_another_retry_token_lets_a_failed_job_run_again_with_fresh_budgets_in_a_new_attempt() -> None:
+    failed = resting(phase=Phase.FAILED, retry_token="one", interruptions=7, log={"headSlot": 41, "maxEpoch": EPOCH}, **SPENT)
+    again = spec(retryToken="two", maxDuration="1h")
+    answer = plan(observed(status=failed, spec=again))
+    assert outcome(answer) == ("retry_is_wanted", Phase.PENDING, None)
+    assert [event.reason for event in answer.events] == [Reason.RETRIED]
+    fresh = answer.status
+    assert (fresh.failures, fresh.no_progress, fresh.early_interruptions, fresh.not_before, fresh.active_seconds) == (0, 0, 0, 0.0, 0.0)
+    assert fresh.interruptions == 7
+    following = plan(observed(status=fresh, spec=again))
+    assert isinstance(following.action, CreatePod)
+    assert (following.action.epoch, following.action.min_slot) == (EPOCH + 1, 42)
+    for phase in (Phase.SUCCEEDED, Phase.CANCELLED):
+        assert plan(observed(status=change(failed, phase=phase), spec=again)).rule == "job_is_over"
+
+
+@pytest.mark.parametrize("token", ["", "one"])
+def test_a_retry_token_that_was_there_when_the_last_attempt_started_retries_nothing(token: str) -> None:
+    begun = plan(observed(status=resting(), spec=spec(retryToken=token))).status
+    assert begun.retry_token == token
+    failed = change(begun, phase=Phase.FAILED, accounted=begun.attempt)
+    assert plan(observed(status=failed, spec=spec(retryToken=token))).rule == "job_is_over"
+
+
+def test_a_retry_token_that_was_changed_during_the_last_attempt_is_not_lost() -> None:
+    failed = plan(observed(ended(20), status=status(retry_token="one"), spec=spec(retryToken="two"))).status
+    assert failed.phase is Phase.FAILED
+    assert plan(observed(status=failed, spec=spec(retryToken="two"))).rule == "retry_is_wanted"
+
+
+def test_a_cancelled_job_is_not_retried() -> None:
+    failed = resting(phase=Phase.FAILED)
+    assert plan(observed(status=failed, spec=spec(retryToken="two", cancel=True))).rule == "job_is_over"
 
 
 # -- single stories ----------------------------------------------------------------------------------------------------
@@ -400,6 +520,115 @@ def test_an_image_that_cannot_be_had_is_told_at_once_and_given_up_after_ten_minu
     over = condition(last, ConditionType.COMPLETE)
     assert over is not None
     assert over.reason is Reason.IMAGE_UNAVAILABLE
+
+
+# What holds a pod up × the condition that tells of it: reason, phase, and words of the remedy.
+HELD_UP: dict[str, tuple[Observed, ConditionType, Reason, Phase, str]] = {
+    "quota": (
+        observed(status=status(pod_uid=""), obstacle=OBSTACLES["Quota"]),
+        ConditionType.CAPACITY_AVAILABLE,
+        Reason.QUOTA_EXCEEDED,
+        Phase.WAITING,
+        "Raise the namespace's ResourceQuota",
+    ),
+    "something is missing": (
+        observed(status=status(pod_uid=""), obstacle=OBSTACLES["Missing"]),
+        ConditionType.CAPACITY_AVAILABLE,
+        Reason.REFERENCE_MISSING,
+        Phase.WAITING,
+        "Create what is missing",
+    ),
+    "denied": (
+        observed(status=status(pod_uid=""), obstacle=OBSTACLES["Denied"]),
+        ConditionType.COMPLETE,
+        Reason.POD_DENIED,
+        Phase.FAILED,
+        "Change podOverrides, or the policy, and set spec.retryToken",
+    ),
+    "the namespace goes": (
+        observed(status=status(pod_uid=""), obstacle=OBSTACLES["Terminating"]),
+        ConditionType.COMPLETE,
+        Reason.NAMESPACE_TERMINATING,
+        Phase.CANCELLED,
+        "create the job in another namespace",
+    ),
+    "no node yet": (
+        observed(pod(PodState.SCHEDULING, unschedulable="the API server's text", created_at=NOW)),
+        ConditionType.CAPACITY_AVAILABLE,
+        Reason.WAITING_FOR_NODE,
+        Phase.STARTING,
+        "another pool of spec.capacity",
+    ),
+    "no node at all": (
+        observed(
+            pod(PodState.SCHEDULING, unschedulable="the API server's text", created_at=NOW - 100),
+            spec=spec(capacity={"instanceTypes": ["g5.xlarge"], "zones": ["us-east-1a"]}),
+        ),
+        ConditionType.CAPACITY_AVAILABLE,
+        Reason.NO_CAPACITY,
+        Phase.WAITING,
+        "More instanceTypes or zones",
+    ),
+    "no image": (
+        observed(pod(PodState.CREATING, waiting_reason="ErrImagePull", waiting_message="the API server's text")),
+        ConditionType.STARTED,
+        Reason.IMAGE_UNAVAILABLE,
+        Phase.STARTING,
+        "Correct podOverrides.image",
+    ),
+    "no image name": (
+        observed(pod(PodState.CREATING, waiting_reason="InvalidImageName", waiting_message="the API server's text")),
+        ConditionType.COMPLETE,
+        Reason.IMAGE_UNAVAILABLE,
+        Phase.FAILED,
+        "Correct podOverrides.image or the registry's credentials. Then set spec.retryToken",
+    ),
+    "no secret": (
+        observed(pod(PodState.CREATING, waiting_reason="CreateContainerConfigError", waiting_message="the API server's text")),
+        ConditionType.STARTED,
+        Reason.CONTAINER_NOT_CREATED,
+        Phase.STARTING,
+        "Create the secret",
+    ),
+}
+
+
+@pytest.mark.parametrize("what", HELD_UP)
+def test_what_holds_a_pod_up_is_told_with_its_remedy_and_spends_nothing(what: str) -> None:
+    seen, kind, reason, phase, remedy = HELD_UP[what]
+    answer = plan(seen)
+    told = condition(answer.status, kind)
+    assert told is not None
+    assert (answer.status.phase, told.status, told.reason) == (phase, "False", reason)
+    assert "the API server's text" in told.message
+    assert remedy in told.message
+    assert [event.reason for event in answer.events] in ([reason], [])
+    assert (answer.status.failures, answer.status.no_progress, answer.status.interruptions) == (0, 0, 0)
+
+
+@pytest.mark.parametrize("found", ["unschedulable", "without image", "without secret"])
+def test_an_edit_of_the_spec_reaches_a_pod_that_cannot_start_in_the_next_attempt(found: str) -> None:
+    entry = AttemptStatus(epoch=EPOCH, generation=4, reason=Reason.ATTEMPT_STARTED, pool=POOL)
+    before = plan(observed(*pods(found), status=status(attempts=(entry,)), generation=4))
+    assert before.rule in ("pod_finds_no_machine", "container_cannot_start")
+    edited = plan(observed(*pods(found), status=before.status, generation=5))
+    assert outcome(edited) == ("spec_was_edited_meanwhile", Phase.ACCOUNTING, None)
+    assert [event.reason for event in edited.events] == [Reason.SPEC_EDITED]
+    assert edited.status.failures == 0
+    swept = plan(observed(*pods(found), status=edited.status, generation=5))
+    assert outcome(swept) == ("older_pods_remain", Phase.ACCOUNTING, DeletePod)
+    following = plan(observed(status=edited.status, generation=5))
+    assert isinstance(following.action, CreatePod)
+    assert current_attempt(following.status).generation == 5
+
+
+@pytest.mark.parametrize("found", ["without node", "being created", "training"])
+def test_an_edit_of_the_spec_leaves_a_pod_alone_that_starts_or_runs(found: str) -> None:
+    entry = AttemptStatus(epoch=EPOCH, generation=4, reason=Reason.ATTEMPT_STARTED, pool=POOL)
+    answer = plan(observed(*pods(found), status=status(attempts=(entry,)), generation=5))
+    assert (answer.rule, answer.action) == ("attempt_goes_on", None)
+    assert answer.status.observed_generation == 5
+    assert current_attempt(answer.status).generation == 4
 
 
 def test_an_unreadable_spec_is_told_and_a_corrected_one_goes_on() -> None:

@@ -7,7 +7,11 @@ import pytest
 from spottune_operator.config import parse
 from spottune_operator.notices.sqs import QueueSettings
 
-REQUIRED = {"SPOTTUNE_OPERATOR_CLUSTER_NAME": "prod", "SPOTTUNE_OPERATOR_TRAINER_IMAGE": "trainer:1"}
+REQUIRED = {
+    "SPOTTUNE_OPERATOR_CLUSTER_NAME": "prod",
+    "SPOTTUNE_OPERATOR_TRAINER_IMAGE": "trainer:1",
+    "SPOTTUNE_OPERATOR_NAMESPACE": "spottune-system",
+}
 
 
 def test_the_environment_of_the_chart_is_enough() -> None:
@@ -32,6 +36,8 @@ def test_flags_win_over_the_environment() -> None:
         (["--trainer-resources", "{"], "Expecting"),
         (["--log-level", "loud"], "--log-level"),
         (["--port", "http"], "http"),
+        (["--namespace", ""], "--namespace"),
+        (["--lease-seconds", "0.5"], "--lease-seconds"),
     ],
 )
 def test_a_wrong_setting_is_refused_by_name(arguments: list[str], named: str, capsys: pytest.CaptureFixture[str]) -> None:

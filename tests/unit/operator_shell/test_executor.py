@@ -173,7 +173,7 @@ async def test_a_pod_of_the_right_name_is_ours_only_by_owner_epoch_and_life(setu
         (QuotaExceeded("exceeded quota: q"), ObstacleKind.QUOTA),
         (ReferenceMissing("no such account"), ObstacleKind.MISSING),
         (AdmissionDenied("violates PodSecurity"), ObstacleKind.DENIED),
-        (NamespaceTerminating("terminating"), ObstacleKind.DENIED),
+        (NamespaceTerminating("terminating"), ObstacleKind.TERMINATING),
     ],
 )
 async def test_a_refused_create_is_remembered_with_the_servers_words_and_spends_nothing(
@@ -187,7 +187,7 @@ async def test_a_refused_create_is_remembered_with_the_servers_words_and_spends_
     await setup.settle()
     assert setup.status().get("failures", 0) == 0
     phase = setup.status()["phase"]
-    assert phase == ("Failed" if kind is ObstacleKind.DENIED else "Waiting")
+    assert phase == {ObstacleKind.DENIED: "Failed", ObstacleKind.TERMINATING: "Cancelled"}.get(kind, "Waiting")
 
 
 async def test_quota_is_tried_again_and_then_forgotten(setup: Setup) -> None:

@@ -24,6 +24,7 @@ def test_before_the_first_list_it_is_alive_and_not_ready(health: Health) -> None
 def test_ready_ends_when_the_last_complete_list_gets_old(health: Health) -> None:
     health.trying(1001)
     health.listed({}, 1001)
+    health.asked(1002)
     assert health.ready(1001 + READY_WITHIN) == ""
     assert health.ready(1002 + READY_WITHIN)
 
@@ -72,8 +73,18 @@ def test_what_is_gone_is_owed_no_more(health: Health) -> None:
     assert health.watch_lag(3000) == 0
 
 
+def test_ready_ends_when_nobody_answers_about_the_lease(health: Health) -> None:
+    health.asked(1001)
+    health.listed({}, 1100)
+    assert "Lease" in health.ready(1101)
+    assert health.alive(1101) == ""
+    health.asked(1101)
+    assert health.ready(1101) == ""
+
+
 async def test_the_server_answers_with_the_reason(health: Health) -> None:
     now = 1001.0
+    health.asked(now)
     runner = await serve(health, Metrics(), host="127.0.0.1", port=0, clock=lambda: now)
     host, port = runner.addresses[0][:2]
     async with aiohttp.ClientSession(f"http://{host}:{port}") as session:

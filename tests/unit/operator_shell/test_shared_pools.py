@@ -28,7 +28,7 @@ async def pool_of_a_new_job(cluster: MemoryCluster) -> str:
     defaults, trainers = TrainerDefaults(cluster="test", image="trainer:1"), Trainers()
     executor = Executor(cluster, trainers, view, defaults=defaults, settings=Settings(), metrics=metrics, clocks=clocks)
     queue = WorkQueue[JobKey](executor.look)
-    assert await Resync(cluster, view, executor, queue, Health(started=NOW), metrics, clocks).once()
+    assert await Resync(cluster, view, executor, queue, Health(started=NOW), metrics, clocks, lambda: True).once()
     while await executor.look(JobKey("demo", "new")) == AT_ONCE:
         """Until there is nothing to do at once."""
     await trainers.close()

@@ -44,12 +44,14 @@ def queue_url(sqs: SQSClient) -> str:
 class Reader:
     """A running `NoticeQueue` whose handler is told what to do with each body."""
 
-    def __init__(self, endpoint: str, url: str, wait_seconds: int = 1, handle_seconds: float = 2.0) -> None:
+    def __init__(self, endpoint: str, url: str, wait_seconds: int = 1, handle_seconds: float = 2.0, wanted: bool = True) -> None:
+        self.wanted = wanted
         self.handled: list[str] = []
         self.up: list[bool] = []
         self.news = asyncio.Event()
         client = connect(QueueSettings(url, "us-east-1", endpoint))
-        self.queue = NoticeQueue(client, url, self._handle, up=self._up, wait_seconds=wait_seconds, handle_seconds=handle_seconds)
+        limits = {"wait_seconds": wait_seconds, "handle_seconds": handle_seconds}
+        self.queue = NoticeQueue(client, url, self._handle, up=self._up, wanted=lambda: self.wanted, **limits)  # type: ignore[arg-type]
         self.queue.start()
 
     async def _handle(self, body: str) -> None:
@@ -119,6 +121,19 @@ async def test_a_message_that_takes_too_long_holds_up_no_other(endpoint: str, sq
         sqs.send_message(QueueUrl=queue_url, MessageBody=body)
     await reader.until("'good' in r.handled and 'slow' in r.handled")
     reader.queue.stop()
+
+
+async def test_messages_are_left_for_another_reader_while_they_are_not_wanted(endpoint: str, sqs: SQSClient, queue_url: str) -> None:
+    standby, leader = Reader(endpoint, queue_url, wanted=False), Reader(endpoint, queue_url)
+    for body in "abc":
+        sqs.send_message(QueueUrl=queue_url, MessageBody=body)
+    await leader.until("sorted(r.handled) == ['a', 'b', 'c']")
+    assert standby.handled == standby.up == []
+    leader.queue.stop()
+    standby.wanted = True
+    sqs.send_message(QueueUrl=queue_url, MessageBody="next")
+    await standby.until("'next' in r.handled")
+    standby.queue.stop()
 
 
 async def test_f70_an_outage_is_reported_and_its_end_too(endpoint: str, sqs: SQSClient, queue_url: str) -> None:

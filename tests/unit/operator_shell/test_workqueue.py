@@ -198,3 +198,17 @@ def test_who_waits_for_a_look_that_throws_gets_its_error() -> None:
 def test_a_backoff_stays_within_its_bounds(failures: int) -> None:
     backoff = Backoff(first=0.2, longest=60, jitter=0.5)
     assert 0.1 <= backoff.seconds(failures, 0.999) <= backoff.seconds(failures, 0.0) <= 60
+
+
+def test_what_is_forgotten_is_not_looked_at_and_the_queue_can_run_again() -> None:
+    looker = Looker()
+
+    async def scenario() -> None:
+        queue = WorkQueue[str](looker)
+        await _with(queue, 1, lambda: queue.add("soon", 5))
+        queue.forget()
+        await _with(queue, 10, lambda: queue.add("new"))
+        assert len(queue) == 0
+
+    run_virtually(scenario())
+    assert [key for _, key in looker.seen] == ["new"]

@@ -1,0 +1,63 @@
+"""An operator that does not lead: it lists and looks after its health, and has nothing done."""
+
+from __future__ import annotations
+
+import pytest
+from kubernetes.aio.client.configuration import Configuration
+
+from spottune_operator.cluster import KubernetesCluster, NotLeading, Unavailable
+from spottune_operator.executor import Clocks, Executor
+from spottune_operator.health import Health
+from spottune_operator.manifests import TrainerDefaults
+from spottune_operator.metrics import Metrics
+from spottune_operator.planner.types import Obstacle, ObstacleKind, Settings
+from spottune_operator.rounds import Resync
+from spottune_operator.trainers import Trainers
+from spottune_operator.view import JobKey, View
+from spottune_operator.workqueue import WorkQueue
+from tests.fixtures.memory_cluster import MemoryCluster
+from tests.fixtures.observations import progress
+
+
+@pytest.mark.parametrize("leads", [False, True])
+async def test_only_a_leader_has_jobs_looked_at(leads: bool) -> None:
+    cluster, view, metrics, clocks, health, trainers = MemoryCluster(), View(), Metrics(), Clocks(), Health(started=0.0), Trainers()
+    cluster.add_job("job")
+    defaults = TrainerDefaults(cluster="test", image="trainer:1")
+    executor = Executor(cluster, trainers, view, defaults=defaults, settings=Settings(), metrics=metrics, clocks=clocks)
+    queue = WorkQueue[JobKey](executor.look)
+    assert await Resync(cluster, view, executor, queue, health, metrics, clocks, lambda: leads).once()
+    assert len(queue) == leads
+    assert ('spottune_jobs{phase="Pending"} 1.0' in metrics.exposition().decode()) == leads
+    assert health.synced > 0
+    assert cluster.writes == []
+    await trainers.close()
+
+
+def test_a_new_term_does_not_act_on_what_was_told_in_an_earlier_one() -> None:
+    view = View()
+    view.progress["pod"] = progress()
+    view.obstacles["job"] = Obstacle(ObstacleKind.DENIED, 3, "no", 0.0)
+    view.forget_reports()
+    assert (view.progress, view.obstacles) == ({}, {})
+
+
+@pytest.mark.parametrize("leads", [False, True])
+async def test_no_write_leaves_the_process_while_another_operator_may_lead(leads: bool) -> None:
+    cluster = KubernetesCluster(Configuration(host="http://127.0.0.1:1"))
+    cluster.leads = lambda: leads
+    meta = {"name": "n", "namespace": "ns", "uid": "u", "resourceVersion": "1"}
+    writes = (
+        lambda: cluster.replace_status({"metadata": meta, "spec": {}}, {}),
+        lambda: cluster.create_pod({"metadata": meta}),
+        lambda: cluster.delete_pod("ns", "n", uid="u", grace_seconds=1),
+        lambda: cluster.create_event({"metadata": meta}),
+        lambda: cluster.patch_event("ns", "n", {}),
+    )
+    for write in writes:
+        with pytest.raises(Unavailable if leads else NotLeading):
+            await write()
+    for always in (lambda: cluster.get_job("ns", "n"), lambda: cluster.put_lease({"metadata": meta})):
+        with pytest.raises(Unavailable):
+            await always()
+    await cluster.close()
