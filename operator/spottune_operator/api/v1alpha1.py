@@ -113,13 +113,22 @@ class PodOverridesSpec(SpecModel):
     priority_class_name: DnsName | None = None
     """Priority class of the pod."""
 
-    @field_validator("labels", "annotations")
+    @field_validator("labels")
     @classmethod
-    def _keys_are_free(cls, value: dict[str, str]) -> dict[str, str]:
-        for key in value:
-            if key.startswith((RESERVED_LABEL_PREFIX, APPARMOR_PREFIX)):
-                raise ValueError(f"podOverrides: {key} is reserved: choose another prefix")
-        return value
+    def _labels_are_free(cls, value: dict[str, str]) -> dict[str, str]:
+        return _free_keys(value, RESERVED_LABEL_PREFIX)
+
+    @field_validator("annotations")
+    @classmethod
+    def _annotations_are_free(cls, value: dict[str, str]) -> dict[str, str]:
+        return _free_keys(value, RESERVED_LABEL_PREFIX, APPARMOR_PREFIX)
+
+
+def _free_keys(value: dict[str, str], *reserved: str) -> dict[str, str]:
+    for key in value:
+        if key.startswith(reserved):
+            raise ValueError(f"podOverrides: {key} is reserved: choose another prefix")
+    return value
 
 
 class FineTuneJobSpec(RunSpec):
