@@ -39,9 +39,11 @@ lint: setup-python ## formatting, types, layers, generated files
 	@.venv/bin/mypy
 	@.venv/bin/lint-imports --no-cache > /dev/null || .venv/bin/lint-imports --no-cache
 	@$(PY) -m spottune_operator.api.crd --check
+	@$(PY) -m tests.contract.phases --check
 
-generate: setup-python ## write the generated files (CRD)
+generate: setup-python ## write the generated files (CRD, page of phases and rules)
 	@$(PY) -m spottune_operator.api.crd --write
+	@$(PY) -m tests.contract.phases --write
 
 lock: ## pin the requirements again, with hashes and without addresses
 	@$(PYTHON) tools/bootstrap.py --lock

@@ -34,6 +34,7 @@ from spottune_operator.manifests import TrainerDefaults, trainer_pod
 from spottune_operator.metrics import Metrics
 from spottune_operator.observe import observe
 from spottune_operator.planner.plan import plan
+from spottune_operator.planner.statuses import not_handled
 from spottune_operator.planner.types import (
     AskCheckpoint,
     CreatePod,
@@ -128,15 +129,21 @@ class Executor:
         return answer.requeue_after
 
     async def explain_failure(self, key: JobKey, error: Exception) -> None:
-        """Tell the user of a job that its handling threw. Best effort."""
-        try:
-            job = await self._cluster.get_job(key.namespace, key.name)
-        except ClusterError:
-            return
+        """Tell the user of a job that its handling threw: a condition, and an event when that is news. Best effort, never raises."""
         sentence = (
             f"The operator could not handle this job ({type(error).__name__}) and tries again; its pod goes on. See the operator's log."
         )
-        await self._teller.tell(job, [EventSpec("Warning", Reason.INTERNAL, sentence)])
+        try:
+            job = await self._cluster.get_job(key.namespace, key.name)
+            before = FineTuneJobStatus.parse(job.get("status"))
+            after = not_handled(before, sentence, now=self._clocks.wall())
+            if after == before:
+                return
+            written = await self._cluster.replace_status(job, after.document())
+            await self._teller.tell(written, [EventSpec("Warning", Reason.INTERNAL, sentence)])
+        except Exception as failure:
+            # The next failure tries again.
+            _log.warning("failure not told", namespace=key.namespace, job=key.name, error=f"{type(failure).__name__}: {failure}")
 
     def _observe(self, job: Json, pods: Iterable[Json]) -> Observed:
         view = self._view

@@ -47,7 +47,7 @@ async def operate(config: Config) -> None:
         stack.push_async_callback(trainers.close)
         settings = Settings(cluster=config.trainers.cluster, unreachable_grace=config.unreachable_grace_seconds)
         executor = Executor(cluster, trainers, view, defaults=config.trainers, settings=settings, metrics=metrics, clocks=clocks)
-        queue = WorkQueue[JobKey](executor.look, on_failure=_Complaints(executor))
+        queue = WorkQueue[JobKey](executor.look, on_failure=Complaints(executor))
         resync = Resync(cluster, view, executor, queue, ears, metrics, clocks, leadership.leads)
         poll = Poll(view, trainers, queue, metrics, clocks)
         server = await health.serve(ears, metrics, host=config.host, port=config.port, clock=clocks.monotonic)
@@ -119,8 +119,8 @@ async def _until_one_ends(tasks: Sequence[asyncio.Task[None]]) -> None:
             raise RuntimeError(f"the loop {task.get_name()!r} has ended")
 
 
-class _Complaints:
-    """What happens when a look threw: it is logged, and an error that is ours is told to the job's user."""
+class Complaints:
+    """What happens when a look threw: it is logged, and a defect of ours is told to the job's user."""
 
     def __init__(self, executor: Executor) -> None:
         self._executor = executor
@@ -133,10 +133,9 @@ class _Complaints:
             _log.warning("look failed", **where, again_in_seconds=again, error=f"{type(failed.error).__name__}: {failed.error}")
             return
         _log.error("look failed by a defect of the operator", **where, again_in_seconds=again, exc_info=failed.error)
-        if failed.failures == 1:
-            task = asyncio.create_task(self._executor.explain_failure(failed.key, failed.error))
-            self._telling.add(task)
-            task.add_done_callback(self._telling.discard)
+        task = asyncio.create_task(self._executor.explain_failure(failed.key, failed.error))
+        self._telling.add(task)
+        task.add_done_callback(self._telling.discard)
 
 
 def main() -> int:

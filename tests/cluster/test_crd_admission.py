@@ -139,6 +139,11 @@ BAD: dict[str, tuple[dict[str, object], str, str]] = {
         "spec.podOverrides.annotations",
         "another prefix",
     ),
+    "a pod without AppArmor": (
+        {"spec.podOverrides.annotations": {"container.apparmor.security.beta.kubernetes.io/trainer": "unconfined"}},
+        "spec.podOverrides.annotations",
+        "another prefix",
+    ),
     "a name that is too long": ({"metadata.name": "n" * 53}, "metadata.name", "shorter name"),
 }
 

@@ -1,28 +1,27 @@
-"""`docs/phases.md`, made from the planner itself: `python -m tests.contract.phases` writes it.
+"""`docs/phases.md`, made from the planner itself: `python -m tests.contract.phases --write` or `--check`.
 
-The transitions are not drawn by hand: the planner is asked for its answer in every combination of phase, pod, notice, refused
-create, suspension and deletion, and what it answers is drawn.
+The transitions are not drawn by hand: they are those of every case of `tests.fixtures.planner_table`, in which
+`tests/unit/operator/test_truth_table.py` compares table and planner.
 """
 
 from __future__ import annotations
 
+import argparse
 import inspect
-import itertools
+import sys
 from functools import cache
 from pathlib import Path
 
 from spottune_operator.api.reasons import Phase
-from spottune_operator.planner.plan import plan
 from spottune_operator.planner.rules import RULES
-from spottune_operator.planner.types import Notice, ObservedPod, Obstacle, ObstacleKind, PodState
-from tests.fixtures.observations import EPOCH, NOW, ended, log, observed, pod, progress, resting, spec, status
+from tests.fixtures.planner_table import AXES, GROUPS, answer, cases, phase_before, rows
 
 PAGE = Path(__file__).resolve().parents[2] / "docs" / "phases.md"
 
 _INTRODUCTION = """\
 # Phases and rules
 
-Generated from the planner by `python -m tests.contract.phases`; a test keeps it current.
+Generated from the planner by `make generate`; a test and `make lint` keep it current.
 
 The operator looks at one job at a time: the job, its pods, the nodes below them, notices, the trainer's reports, the time. The first
 rule of the list below that has something to say decides: what the status shall be, at most one side effect, and when to look
@@ -33,42 +32,13 @@ again. The status is written first (compare-and-swap), only then comes the side 
 @cache
 def transitions() -> dict[tuple[Phase, Phase], list[str]]:
     """Rules by (phase before, phase after), for all phases that differ."""
-    pods: list[ObservedPod | None] = [
-        None,
-        *(pod(state) for state in PodState if state is not PodState.ENDED),
-        pod(PodState.SCHEDULING, unschedulable="no node fits", created_at=NOW - 100),
-        pod(PodState.CREATING, waiting_reason="ImagePullBackOff"),
-        pod(progress=progress()),
-        *(ended(code, log=log()) for code in (0, 10, 11, 12, 20, 30)),
-    ]
-    notices: list[tuple[Notice, ...]] = [(), (Notice("n1", "Interruption", "sqs", NOW + 90),), (Notice("n1", "Rebalance", "sqs"),)]
-    obstacles = [None, *(Obstacle(kind, EPOCH, "refused", NOW) for kind in ObstacleKind)]
-    statuses = [
-        status(attempt=0, accounted=0, phase=Phase.PENDING, pod_uid="", attempts=()),
-        *(status(phase=phase) for phase in (Phase.STARTING, Phase.RUNNING, Phase.DRAINING, Phase.WAITING)),
-        *(status(phase=phase, pod_uid="") for phase in (Phase.STARTING, Phase.WAITING)),
-        *(
-            resting(phase=phase)
-            for phase in (Phase.ACCOUNTING, Phase.WAITING, Phase.SUSPENDED, Phase.SUCCEEDED, Phase.FAILED, Phase.CANCELLED)
-        ),
-        resting(phase=Phase.ACCOUNTING, not_before=NOW + 10),
-        *(resting(phase=phase, active_seconds=10) for phase in (Phase.ACCOUNTING, Phase.WAITING, Phase.SUSPENDED)),
-        status(phase=Phase.RUNNING, failures=2, no_progress=2),
-    ]
-    single = spec(capacity={"instanceTypes": ["g5.xlarge"], "zones": ["us-east-1a"]})
-    wishes = [spec(suspend=True), spec(cancel=True), spec(maxDuration="1s", retryToken="again")]
-    specs = [spec(), *wishes, single, None]
     found: dict[tuple[Phase, Phase], list[str]] = {}
-    for recorded, seen, notice, obstacle, wanted, deleting in itertools.product(statuses, pods, notices, obstacles, specs, (False, True)):
-        # A notice is about a pod, and what it leads to depends on no more of the spec than that a trainer is wanted.
-        if (seen is not None and obstacle is not None) or (notice and (seen is None or wanted is not specs[0])):
-            continue
-        job = observed(*([seen] if seen else []), status=recorded, notices=notice, obstacle=obstacle, spec=wanted, deleting=deleting)
-        answer = plan(job)
-        if answer.status.phase is not recorded.phase:
-            rules = found.setdefault((recorded.phase, answer.status.phase), [])
-            if answer.rule not in rules:
-                rules.append(answer.rule)
+    for case in cases():
+        row, before = answer(case), phase_before(case)
+        after = before if row.phase == "same" else Phase(row.phase)
+        rules = found.setdefault((before, after), []) if after is not before else []
+        if row.rule not in rules:
+            rules.append(row.rule)
     return found
 
 
@@ -97,9 +67,39 @@ def render() -> str:
     for (before, after), rules in found:
         by = ", ".join(f"`{name}`" for name in sorted(rules, key=names.index))
         lines.append(f"| {before.value} | {after.value} | {by} |")
-    return "\n".join(lines) + "\n"
+    return "\n".join([*lines, *_truth_table()]) + "\n"
+
+
+def _truth_table() -> list[str]:
+    """What is found, and what answers: the table that the tests compare with the planner in every combination."""
+    lines = [
+        "",
+        "## Truth table",
+        "",
+        "The first line that fits is the answer; `same` is the phase as it was. The tests compare the planner with this table in every",
+        "combination of these axes, and check the promises in each of them:",
+        "",
+    ]
+    lines += [f"* {axis}: {', '.join(values)}" for axis, values in AXES.items()]
+    lines += ["", "Groups: " + "; ".join(f"`{name}` = {', '.join(values)}" for name, values in GROUPS.items()) + "."]
+    lines += ["", "| found | rule | phase | side effect |", "|---|---|---|---|"]
+    return lines + [f"| {row.conditions or 'anything else'} | `{row.rule}` | {row.phase} | {row.effect} |" for row in rows()]
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Write the page, or say that it is stale. Returns the exit code."""
+    parser = argparse.ArgumentParser(prog="python -m tests.contract.phases", description=__doc__)
+    group = parser.add_mutually_exclusive_group(required=True)
+    group.add_argument("--write", action="store_true", help="write the page")
+    group.add_argument("--check", action="store_true", help="exit 1 if the page is not what the planner does")
+    if parser.parse_args(arguments).write:
+        PAGE.write_text(render())
+        return 0
+    if not PAGE.is_file() or PAGE.read_text() != render():
+        sys.stderr.write(f"{PAGE} is not current: run make generate\n")
+        return 1
+    return 0
 
 
 if __name__ == "__main__":
-    PAGE.parent.mkdir(exist_ok=True)
-    PAGE.write_text(render())
+    sys.exit(main())

@@ -8,7 +8,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from spottune_contract.runspec import CHANGEABLE, TrainingSpec
-from spottune_operator.api.v1alpha1 import RESERVED_ENV_PREFIXES, RESERVED_LABEL_PREFIX
+from spottune_operator.api.v1alpha1 import APPARMOR_PREFIX, RESERVED_ENV_PREFIXES, RESERVED_LABEL_PREFIX
 
 NAME_LIMIT = 52
 """Job names: the pod's name and a label value are made of them, and both end at 63 characters."""
@@ -36,10 +36,10 @@ def _fixed_training(field: str) -> Rule:
     )
 
 
-def _free_keys(field: str) -> Rule:
+def _free_keys(field: str, prefix: str, owner: str) -> Rule:
     return Rule(
-        f"self.all(key, !key.startsWith('{RESERVED_LABEL_PREFIX}'))",
-        f"{field}: keys under {RESERVED_LABEL_PREFIX} are reserved for SpotTune: choose another prefix",
+        f"self.all(key, !key.startsWith('{prefix}'))",
+        f"{field}: keys under {prefix} are reserved for {owner}: choose another prefix",
     )
 
 
@@ -110,8 +110,11 @@ RULES: dict[str, tuple[Rule, ...]] = {
             f"spec.podOverrides.env: names that begin with {', '.join(RESERVED_ENV_PREFIXES)} are reserved: choose another name",
         ),
     ),
-    "spec.podOverrides.labels": (_free_keys("spec.podOverrides.labels"),),
-    "spec.podOverrides.annotations": (_free_keys("spec.podOverrides.annotations"),),
+    "spec.podOverrides.labels": (_free_keys("spec.podOverrides.labels", RESERVED_LABEL_PREFIX, "SpotTune"),),
+    "spec.podOverrides.annotations": (
+        _free_keys("spec.podOverrides.annotations", RESERVED_LABEL_PREFIX, "SpotTune"),
+        _free_keys("spec.podOverrides.annotations", APPARMOR_PREFIX, "the installation"),
+    ),
     "status": (Rule("!has(oldSelf.attempt) || has(self.attempt)", "status.attempt cannot be removed: restore it"),),
     "status.attempt": (Rule("self >= oldSelf", "status.attempt never decreases: restore the higher number"),),
 }

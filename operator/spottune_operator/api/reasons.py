@@ -46,6 +46,8 @@ class ConditionType(StrEnum):
     """Is the run so far, and the state that the current attempt goes on from, to the bit that of a run without interruptions?"""
     CHECKPOINT_FITS_NOTICE = "CheckpointFitsNotice"
     """Is a commit, as measured, done before a machine with a notice goes away?"""
+    HANDLED = "Handled"
+    """Can the operator handle the job? Left out until it could not once, by a defect of its own."""
     COMPLETE = "Complete"
     """Is the job done?"""
 
@@ -110,3 +112,4 @@ class Reason(StrEnum):
     TOO_SLOW = "CheckpointTooSlow"
     # Anything the operator itself got wrong.
     INTERNAL = "Internal"
+    RECOVERED = "Recovered"

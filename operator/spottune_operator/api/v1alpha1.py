@@ -15,6 +15,8 @@ from spottune_operator.api.reasons import ConditionType, Phase, Reason
 RESERVED_ENV_PREFIXES = ("SPOTTUNE_", "AWS_", "LD_", "PYTHON")
 """Names that would change credentials, loading of code or our own contract."""
 RESERVED_LABEL_PREFIX = "spottune.dev/"
+APPARMOR_PREFIX = "container.apparmor.security.beta.kubernetes.io/"
+"""Annotations that the API server still takes for a container's AppArmor profile: `unconfined` is outside Pod Security `restricted`."""
 STATUS_LIMIT = 8 * 1024
 """Bytes of the status as JSON that are never exceeded."""
 ATTEMPTS_KEPT, POOLS_KEPT = 10, 12
@@ -103,7 +105,7 @@ class PodOverridesSpec(SpecModel):
     labels: Annotated[dict[LabelKey, LabelValue], Field(max_length=16)] = Field(default_factory=dict)
     """Further labels of the pod. Keys under spottune.dev/ are reserved."""
     annotations: Annotated[dict[LabelKey, Annotated[str, Field(max_length=4096)]], Field(max_length=16)] = Field(default_factory=dict)
-    """Further annotations of the pod. Keys under spottune.dev/ are reserved."""
+    """Further annotations of the pod. Keys under spottune.dev/ are reserved, and those of AppArmor."""
     env: Annotated[tuple[EnvVarSpec, ...], Field(max_length=32)] = ()
     """Further environment variables of the trainer container."""
     service_account_name: DnsName | None = None
@@ -111,13 +113,22 @@ class PodOverridesSpec(SpecModel):
     priority_class_name: DnsName | None = None
     """Priority class of the pod."""
 
-    @field_validator("labels", "annotations")
+    @field_validator("labels")
     @classmethod
-    def _keys_are_free(cls, value: dict[str, str]) -> dict[str, str]:
-        for key in value:
-            if key.startswith(RESERVED_LABEL_PREFIX):
-                raise ValueError(f"podOverrides: {key} is reserved for SpotTune: choose another prefix")
-        return value
+    def _labels_are_free(cls, value: dict[str, str]) -> dict[str, str]:
+        return _free_keys(value, RESERVED_LABEL_PREFIX)
+
+    @field_validator("annotations")
+    @classmethod
+    def _annotations_are_free(cls, value: dict[str, str]) -> dict[str, str]:
+        return _free_keys(value, RESERVED_LABEL_PREFIX, APPARMOR_PREFIX)
+
+
+def _free_keys(value: dict[str, str], *reserved: str) -> dict[str, str]:
+    for key in value:
+        if key.startswith(reserved):
+            raise ValueError(f"podOverrides: {key} is reserved: choose another prefix")
+    return value
 
 
 class FineTuneJobSpec(RunSpec):

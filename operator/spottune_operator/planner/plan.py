@@ -7,7 +7,7 @@ from dataclasses import replace
 from spottune_operator.planner.reports import taken_over, throttled
 from spottune_operator.planner.rules import RULES
 from spottune_operator.planner.situation import sort
-from spottune_operator.planner.statuses import fit
+from spottune_operator.planner.statuses import fit, handled
 from spottune_operator.planner.types import Observed, Plan
 
 
@@ -19,5 +19,7 @@ def plan(observed: Observed) -> Plan:
         answer = rule(situation)
         if answer is not None:
             status = throttled(observed.status, fit(answer.status), observed.now, observed.settings.progress_interval)
+            if status == observed.status and answer.action is None and not answer.look_live:
+                status = handled(status, now=observed.now)
             return replace(answer, status=status)
     raise AssertionError("the last rules cover everything")

@@ -65,6 +65,21 @@ def with_condition(
     return change(status, conditions=tuple(sorted([*kept, new], key=lambda c: order.index(c.type))))
 
 
+def not_handled(status: FineTuneJobStatus, message: str, *, now: float) -> FineTuneJobStatus:
+    """The status of a job over which the operator threw."""
+    generation = status.observed_generation
+    return fit(with_condition(status, ConditionType.HANDLED, "False", Reason.INTERNAL, message, now=now, generation=generation))
+
+
+def handled(status: FineTuneJobStatus, *, now: float) -> FineTuneJobStatus:
+    """The status of a job that came to rest: if the operator threw over it before, that is over."""
+    known = condition(status, ConditionType.HANDLED)
+    if known is None or known.status == "True":
+        return status
+    text, generation = "The operator can handle the job again.", status.observed_generation
+    return with_condition(status, ConditionType.HANDLED, "True", Reason.RECOVERED, text, now=now, generation=generation)
+
+
 def current_attempt(status: FineTuneJobStatus) -> AttemptStatus:
     """The entry of the attempt `status.attempt`; a fresh one if it was lost."""
     found = next((a for a in reversed(status.attempts) if a.epoch == status.attempt), None)

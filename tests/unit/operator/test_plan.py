@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import itertools
 from dataclasses import replace
-from functools import cache
 from typing import Any
 
 import pytest
@@ -14,7 +12,6 @@ from spottune_contract.progress import TrainerPhase
 from spottune_operator.api.reasons import ConditionType, Phase, Reason
 from spottune_operator.api.v1alpha1 import STATUS_LIMIT, AttemptStatus, FineTuneJobStatus, PoolStatus
 from spottune_operator.planner.plan import plan
-from spottune_operator.planner.rules import RULES
 from spottune_operator.planner.statuses import change, condition, current_attempt, size
 from spottune_operator.planner.types import (
     AskCheckpoint,
@@ -159,72 +156,6 @@ def test_the_pod_of_the_current_attempt_decides(found: str, suspended: bool, not
 def test_without_a_pod_the_record_decides(recorded: str, suspended: bool, obstacle: str) -> None:
     answer = plan(observed(status=STATUSES[recorded], spec=spec(suspend=suspended), obstacle=OBSTACLES[obstacle]))
     assert outcome(answer) == ALONE[recorded, suspended, obstacle]
-
-
-@cache
-def everything() -> tuple[Observed, ...]:
-    """All combinations that differ: notices need a pod, a refused create needs none."""
-    specs = (spec(), spec(suspend=True), spec(cancel=True), spec(maxDuration="1s", retryToken="again"))
-    alone = itertools.product(STATUSES.values(), ["gone"], [()], OBSTACLES.values(), specs, (False, True), (True, False))
-    beside = itertools.product(STATUSES.values(), PODS, NOTICES.values(), [None], specs, (False, True), (True, False))
-    return tuple(
-        observed(*pods(found), status=recorded, notices=notices, obstacle=obstacle, spec=wanted, deleting=deleting, live=live)
-        for recorded, found, notices, obstacle, wanted, deleting, live in (*alone, *beside)
-    )
-
-
-def test_any_combination_has_an_answer_that_keeps_the_promises() -> None:
-    for seen in everything():
-        answer = plan(seen)
-        before, after = seen.status, answer.status
-        assert size(after) <= STATUS_LIMIT
-        assert after.attempt >= before.attempt
-        assert after.accounted >= before.accounted
-        assert not before.phase.terminal or after == before or answer.rule == "retry_is_wanted"
-        if isinstance(answer.action, CreatePod):
-            assert not seen.deleting
-            assert not after.phase.terminal
-            assert seen.spec is not None
-            assert not seen.spec.suspend
-            assert not seen.spec.cancel
-            assert after.attempt == answer.action.epoch
-            assert not any(p.state.live and p.epoch < after.attempt for p in seen.pods)
-        if isinstance(answer.action, DeletePod):
-            assert answer.action.grace_seconds >= 1
-        if before.phase is Phase.SUCCEEDED:
-            assert not answer.events
-
-
-def test_the_same_observation_comes_to_rest() -> None:
-    """With nothing else changing, decisions without a side effect settle in a few looks and then write nothing."""
-    for seen in everything():
-        for _ in range(6):
-            answer = plan(seen)
-            if answer.action is not None or answer.status == seen.status:
-                break
-            seen = replace(seen, status=answer.status)
-        else:
-            raise AssertionError(f"no rest: {outcome(answer)}")
-
-
-def test_every_rule_is_reached_by_some_combination() -> None:
-    reached = {plan(seen).rule for seen in everything()}
-    elsewhere = {
-        "spec_cannot_be_read",
-        "spec_was_corrected",
-        "pods_of_a_later_attempt_exist",
-        "older_pods_remain",
-        "no_pool_is_open",
-        "pods_are_left_over",
-        "spec_was_edited_meanwhile",
-    }
-    assert {rule.__name__ for rule in RULES} - reached <= elsewhere
-
-
-def test_what_is_written_can_be_read_back() -> None:
-    for seen in everything()[::17]:
-        after = plan(seen).status
-        assert FineTuneJobStatus.parse(after.document()) == after
 
 
 # -- what users want ---------------------------------------------------------------------------------------------------
