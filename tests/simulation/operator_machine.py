@@ -87,7 +87,7 @@ class OperatorMachine(RuleBasedStateMachine):
         for _ in range(looks):
             self.with_acting(which, lambda op: op.run())
 
-    @rule(which=st.integers(0, 1), outcome=st.sampled_from(["answered", "answered", "answered", "lost before", "lost after"]))
+    @rule(which=st.integers(0, 1), outcome=st.sampled_from(["answered", "answered", "answered", "lost before", "lost after", "throttled"]))
     def step(self, which: int, outcome: Outcome) -> None:
         operator = self.operators[which]
         if operator.looking is None:
