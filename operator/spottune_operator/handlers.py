@@ -6,7 +6,7 @@ be deleted while no operator runs; kopf's own patches are unconditional. Events 
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import kopf
@@ -63,8 +63,10 @@ async def connection(configuration: Configuration) -> kopf.ConnectionInfo:
     )
 
 
-def registry(configuration: Configuration, view: View, queue: WorkQueue[JobKey], health: Health) -> kopf.OperatorRegistry:
-    """All handlers, bound to one operator's memory."""
+def registry(
+    configuration: Configuration, view: View, queue: WorkQueue[JobKey], health: Health, ending: Callable[[], None]
+) -> kopf.OperatorRegistry:
+    """All handlers, bound to one operator's memory. `ending` is called when kopf is about to end."""
     handlers = kopf.OperatorRegistry()
 
     @kopf.on.startup(registry=handlers)
@@ -74,6 +76,10 @@ def registry(configuration: Configuration, view: View, queue: WorkQueue[JobKey],
     @kopf.on.login(registry=handlers)
     async def login(**_: Any) -> kopf.ConnectionInfo:
         return await connection(configuration)
+
+    @kopf.on.cleanup(registry=handlers)
+    async def cleanup(**_: Any) -> None:
+        ending()
 
     @kopf.on.event(GROUP, API_VERSION, PLURAL, registry=handlers)
     async def job_event(event: kopf.RawEvent, **_: Any) -> None:

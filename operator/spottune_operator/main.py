@@ -66,10 +66,12 @@ async def operate(config: Config) -> None:
         loops: dict[str, Coroutine[Any, Any, None]] = {
             "election": leadership.run(term),
             "resync": resync.run(config.resync_seconds),
-            "kopf": _watch(resync.complete, handlers.registry(access, view, queue, ears), notices),
         }
         _log.info("operating", cluster=config.trainers.cluster, queue=config.queue.url if config.queue else None)
-        await _until_one_ends([asyncio.create_task(loop, name=name) for name, loop in loops.items()])
+        ending = asyncio.Event()
+        registry = handlers.registry(access, view, queue, ears, ending.set)
+        watch = asyncio.create_task(_watch(resync.complete, registry, notices), name="kopf")
+        await _until_one_ends([asyncio.create_task(loop, name=name) for name, loop in loops.items()], watch, ending)
 
 
 async def _watch(listed: asyncio.Event, registry: kopf.OperatorRegistry, notices: NoticeQueue | None) -> None:
@@ -104,19 +106,33 @@ def _listen(config: Config, view: View, queue: WorkQueue[JobKey], metrics: Metri
     )
 
 
-async def _until_one_ends(tasks: Sequence[asyncio.Task[None]]) -> None:
-    """kopf's task ends on a signal, in good order. Whatever else ends, ends the process: it is started again whole."""
+async def _until_one_ends(tasks: Sequence[asyncio.Task[Any]], watch: asyncio.Task[None], ending: asyncio.Event) -> None:
+    """kopf's `watch` ends on a signal, in good order. Whatever else ends, ends the process: it is started again whole.
+
+    `ending`: kopf is about to end. It would wait for five seconds, and then cancel whatever was begun after it: all else ends first.
+    """
+    end = asyncio.create_task(ending.wait(), name="end")
+    everything = [*tasks, watch, end]
     try:
-        done, _ = await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
-    finally:
-        for task in tasks:
-            task.cancel()
-        await asyncio.gather(*tasks, return_exceptions=True)
+        done, _ = await asyncio.wait(everything, return_when=asyncio.FIRST_COMPLETED)
+    except asyncio.CancelledError:
+        await _cancelled(everything)
+        raise
+    await _cancelled([task for task in everything if task is not watch])
+    if done & {watch, end}:
+        await watch
+        return
+    await _cancelled([watch])
     for task in done:
         if not task.cancelled():
             task.result()
-        if task.get_name() != "kopf":
-            raise RuntimeError(f"the loop {task.get_name()!r} has ended")
+        raise RuntimeError(f"the loop {task.get_name()!r} has ended")
+
+
+async def _cancelled(tasks: Sequence[asyncio.Task[Any]]) -> None:
+    for task in tasks:
+        task.cancel()
+    await asyncio.gather(*tasks, return_exceptions=True)
 
 
 class Complaints:

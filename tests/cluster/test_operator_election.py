@@ -81,7 +81,7 @@ def test_one_that_stands_by_is_ready_and_writes_nothing_until_the_leader_ends_in
     assert "spottune_status_writes_total{" not in standby.get("/metrics")[1]
     assert "spottune_actions_total{" not in standby.get("/metrics")[1]
     leader.signal(signal.SIGTERM)
-    assert leader.await_end() == 0
+    assert leader.await_end() == 0, leader.text()[-3000:]
     lease = client.CoordinationV1Api(kube).read_namespaced_lease(LEASE, RELEASE_NAMESPACE)
     assert lease.spec.holder_identity in ("", "b"), "nobody has to wait for its end"
     await_value(standby.leads, "the other one leads")

@@ -7,8 +7,8 @@ operator makes is an awaitable `Call` that a test carries out, delays, fails or 
 
 from __future__ import annotations
 
-import copy
 import json
+import marshal
 from collections.abc import Callable, Generator, Iterator
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
@@ -17,10 +17,10 @@ from typing import Any, Literal
 from spottune_contract.labels import EPOCH, JOB, POOL, TRAINER_CONTAINER
 from spottune_contract.progress import CheckpointRequest, CommitView, LogView, Progress, Termination, TrainerPhase
 from spottune_contract.version import CONTRACT_VERSION
-from spottune_operator.cluster import AlreadyExists, Conflict, NamespaceTerminating, NotFound, QuotaExceeded, Unavailable
+from spottune_operator.cluster import AlreadyExists, Conflict, NamespaceTerminating, NotFound, QuotaExceeded, Throttled, Unavailable
 
 Json = dict[str, Any]
-Outcome = Literal["answered", "lost before", "lost after"]
+Outcome = Literal["answered", "lost before", "lost after", "throttled"]
 
 
 @dataclass
@@ -98,7 +98,7 @@ class World:
     def api_get_job(self, name: str) -> Json:
         if name not in self.jobs:
             raise NotFound(f"job {name} not found", status=404)
-        return copy.deepcopy(self.jobs[name])
+        return clone(self.jobs[name])
 
     def api_replace_status(self, job: Json, status: Json) -> Json:
         metadata = job["metadata"]
@@ -113,15 +113,15 @@ class World:
             stored["status"] = status
             self._touch(stored)
             self.writes += 1
-        return copy.deepcopy(stored)
+        return clone(stored)
 
     def api_list_pods(self, job: str | None) -> list[Json]:
-        return copy.deepcopy([p for p in self.pods.values() if job is None or p["metadata"]["labels"].get(JOB) == job])
+        return clone([p for p in self.pods.values() if job is None or p["metadata"]["labels"].get(JOB) == job])
 
     def api_get_pod(self, name: str) -> Json:
         if name not in self.pods:
             raise NotFound(f"pod {name} not found", status=404)
-        return copy.deepcopy(self.pods[name])
+        return clone(self.pods[name])
 
     def api_create_pod(self, manifest: Json) -> Json:
         name = manifest["metadata"]["name"]
@@ -139,7 +139,7 @@ class World:
         self.pods[name] = pod
         self.created.append((owner(pod), epoch_of(pod), pod["metadata"]["uid"]))
         self.writes += 1
-        return copy.deepcopy(pod)
+        return clone(pod)
 
     def api_delete_pod(self, name: str, uid: str, grace_seconds: float | None) -> None:
         pod = self.pods.get(name)
@@ -387,7 +387,7 @@ class ModelCluster:
         self._world = world
 
     async def list_jobs(self) -> list[Json]:
-        result: list[Json] = await Call("list jobs", lambda: copy.deepcopy(list(self._world.jobs.values())))
+        result: list[Json] = await Call("list jobs", lambda: clone(list(self._world.jobs.values())))
         return result
 
     async def get_job(self, namespace: str, name: str) -> Json:
@@ -415,7 +415,7 @@ class ModelCluster:
         await Call("delete pod", lambda: self._world.api_delete_pod(name, uid, grace_seconds))
 
     async def list_nodes(self) -> list[Json]:
-        result: list[Json] = await Call("list nodes", lambda: copy.deepcopy(list(self._world.nodes.values())))
+        result: list[Json] = await Call("list nodes", lambda: clone(list(self._world.nodes.values())))
         return result
 
     async def create_event(self, event: Json) -> None:
@@ -438,13 +438,20 @@ class ModelTrainers:
 
 
 def carry_out(call: Call, outcome: Outcome) -> Any:
-    """Do what the call asks for, or lose it on the way there, or lose its answer on the way back."""
+    """Do what the call asks for, or refuse it, or lose it on the way there, or lose its answer on the way back."""
     if outcome == "lost before":
         raise Unavailable("connection refused")
+    if outcome == "throttled":
+        raise Throttled("too many requests")
     result = call.run()
     if outcome == "lost after":
         raise Unavailable("timed out")
     return result
+
+
+def clone(document: Any) -> Any:
+    """A copy of JSON, several times faster than `copy.deepcopy`."""
+    return marshal.loads(marshal.dumps(document))
 
 
 def owner(pod: Json) -> str:

@@ -88,7 +88,7 @@ class OperatorMachine(RuleBasedStateMachine):
         for _ in range(looks):
             self.with_acting(which, lambda op: op.run())
 
-    @rule(which=st.integers(0, 1), outcome=st.sampled_from(["answered", "answered", "answered", "lost before", "lost after"]))
+    @rule(which=st.integers(0, 1), outcome=st.sampled_from(["answered", "answered", "answered", "lost before", "lost after", "throttled"]))
     def step(self, which: int, outcome: Outcome) -> None:
         operator = self.operators[which]
         if operator.looking is None:
@@ -347,7 +347,7 @@ class OperatorMachine(RuleBasedStateMachine):
             world.now += 7
             job = world.jobs.get(JOB)
             left = [pod for pod in world.pods.values() if not stuck(world, pod)]
-            if not left and (job is None or phase(job).terminal):
+            if not left and (job is None or (phase(job).terminal and not retry_is_due(job))):
                 break
         else:
             raise AssertionError(f"I12: no end in 80 rounds: {world.jobs.get(JOB, {}).get('status')} {list(world.pods)}")
@@ -393,6 +393,12 @@ def work(world: World, process: Process, steps: int, commits: bool) -> None:
 
 def phase(job: Json) -> Phase:
     return FineTuneJobStatus.parse(job.get("status")).phase
+
+
+def retry_is_due(job: Json) -> bool:
+    """A failed job whose token was changed meanwhile is over for no longer than until the next look."""
+    status, token = FineTuneJobStatus.parse(job.get("status")), job["spec"].get("retryToken", "")
+    return status.phase is Phase.FAILED and not job["spec"].get("cancel") and token not in ("", status.retry_token)
 
 
 def no_extras(model: StatusModel) -> bool:

@@ -59,7 +59,7 @@ ARGUMENTS: dict[str, Any] = {
     "which": (0, 1),
     "looks": (1, 2, 3),
     "rounds": (1, 2, 5),
-    "outcome": ("answered", "answered", "answered", "answered", "lost before", "lost after"),
+    "outcome": ("answered", "answered", "answered", "answered", "lost before", "lost after", "throttled"),
     "node": NODES,
     "kind": ("Interruption", "Rebalance"),
     "left": (-400, 0, 30, 110),
@@ -127,10 +127,11 @@ def test_the_invariants_hold_whatever_hypothesis_finds() -> None:
 @pytest.mark.long
 @pytest.mark.timeout(3000)
 def test_the_invariants_hold_over_a_hundred_thousand_random_steps() -> None:
-    """New schedules each time; the seed of a failing one is told, for `random_schedule(seed, 200)`."""
+    """New schedules each time; a failing one is told as the command that repeats it."""
     first = secrets.randbelow(10**9)
     for seed in range(first, first + 500):
         try:
             random_schedule(seed, 200)
         except Exception as error:
-            raise AssertionError(f"random_schedule({seed}, 200) fails") from error
+            again = f'python -c "from tests.simulation.test_operator import random_schedule; random_schedule({seed}, 200)"'
+            raise AssertionError(f"{error}\nTo repeat it: {again}") from error
