@@ -10,13 +10,14 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import Awaitable, Callable
+from collections.abc import Callable, Coroutine
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any, Protocol
 
 from spottune_operator import logs
 from spottune_operator.cluster import ClusterError, NotFound
+from spottune_operator.tasks import cancelled
 
 Json = dict[str, Any]
 
@@ -117,7 +118,7 @@ class Leadership:
         """May this operator act now? Safe to ask from any thread."""
         return self._monotonic() < self._until
 
-    async def run(self, term: Callable[[], Awaitable[None]]) -> None:
+    async def run(self, term: Callable[[], Coroutine[Any, Any, None]]) -> None:
         """Stand for election until cancelled. `term` is begun whenever this operator comes to lead, and cancelled when it no longer does."""
         acting: asyncio.Task[None] | None = None
         try:
@@ -125,15 +126,15 @@ class Leadership:
                 pause = await self.once()
                 if self.leads() and acting is None:
                     _log.info("leading", lease=f"{self._namespace}/{LEASE}", me=self._me)
-                    acting = asyncio.ensure_future(_awaited(term()))
+                    acting = asyncio.create_task(term())
                 elif not self.leads() and acting is not None:
                     _log.warning("leading no more", lease=f"{self._namespace}/{LEASE}", me=self._me)
-                    await _ended(acting)
+                    await cancelled((acting,))
                     acting = None
                 await _pause(pause, acting)
         finally:
             if acting is not None:
-                await _ended(acting)
+                await cancelled((acting,))
 
     async def once(self) -> float:
         """One round: read the Lease, and take or renew it if it is to be had. Returns the seconds until the next."""
@@ -198,15 +199,6 @@ class Leadership:
 
 def _holder(lease: Json) -> str:
     return str((lease.get("spec") or {}).get("holderIdentity") or "")
-
-
-async def _awaited(work: Awaitable[None]) -> None:
-    await work
-
-
-async def _ended(task: asyncio.Task[None]) -> None:
-    task.cancel()
-    await asyncio.gather(task, return_exceptions=True)
 
 
 async def _pause(seconds: float, acting: asyncio.Task[None] | None) -> None:

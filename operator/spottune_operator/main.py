@@ -24,6 +24,7 @@ from spottune_operator.notices.desk import NoticeDesk
 from spottune_operator.notices.sqs import NoticeQueue, connect
 from spottune_operator.planner.types import Settings
 from spottune_operator.rounds import Poll, Resync
+from spottune_operator.tasks import cancelled
 from spottune_operator.trainers import Trainers
 from spottune_operator.view import JobKey, View
 from spottune_operator.workqueue import Failed, WorkQueue
@@ -116,23 +117,17 @@ async def _until_one_ends(tasks: Sequence[asyncio.Task[Any]], watch: asyncio.Tas
     try:
         done, _ = await asyncio.wait(everything, return_when=asyncio.FIRST_COMPLETED)
     except asyncio.CancelledError:
-        await _cancelled(everything)
+        await cancelled(everything)
         raise
-    await _cancelled([task for task in everything if task is not watch])
+    await cancelled([task for task in everything if task is not watch])
     if done & {watch, end}:
         await watch
         return
-    await _cancelled([watch])
+    await cancelled([watch])
     for task in done:
         if not task.cancelled():
             task.result()
         raise RuntimeError(f"the loop {task.get_name()!r} has ended")
-
-
-async def _cancelled(tasks: Sequence[asyncio.Task[Any]]) -> None:
-    for task in tasks:
-        task.cancel()
-    await asyncio.gather(*tasks, return_exceptions=True)
 
 
 class Complaints:

@@ -13,6 +13,8 @@ from collections.abc import Awaitable, Callable, Hashable
 from dataclasses import dataclass
 from typing import Generic, TypeVar
 
+from spottune_operator.tasks import cancelled
+
 K = TypeVar("K", bound=Hashable)
 
 
@@ -110,9 +112,7 @@ class WorkQueue(Generic[K]):
                 self._start_due()
                 await self._sleep()
         finally:
-            for task in self._active.values():
-                task.cancel()
-            await asyncio.gather(*self._active.values(), return_exceptions=True)
+            await cancelled(self._active.values())
 
     def _start_due(self) -> None:
         now = asyncio.get_running_loop().time()
