@@ -7,7 +7,7 @@ be deleted while no operator runs; kopf's own patches are unconditional. Events 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from typing import Any
+from typing import Any, Literal
 
 import kopf
 from kubernetes.aio.client.configuration import Configuration
@@ -16,6 +16,8 @@ from spottune_contract.labels import API_VERSION, GROUP, JOB, PLURAL
 from spottune_operator.health import Health
 from spottune_operator.view import JobKey, View
 from spottune_operator.workqueue import WorkQueue
+
+Kind = Literal["job", "pod", "node"]
 
 INACTIVE_SECONDS = 75.0
 """A watch without an event or a bookmark (the API server sends one a minute) for this long is opened anew."""
@@ -83,39 +85,52 @@ def registry(
 
     @kopf.on.event(GROUP, API_VERSION, PLURAL, registry=handlers)
     async def job_event(event: kopf.RawEvent, **_: Any) -> None:
-        metadata = event["object"]["metadata"]
-        _heard(health, "job", event["type"], metadata)
-        queue.add(JobKey(metadata["namespace"], metadata["name"]))
+        hear("job", event["type"], dict(event["object"]), view, queue, health)
 
     @kopf.on.event("", "v1", "pods", labels={JOB: kopf.PRESENT}, registry=handlers)
     async def pod_event(event: kopf.RawEvent, **_: Any) -> None:
-        metadata = event["object"]["metadata"]
-        _heard(health, "pod", event["type"], metadata)
-        job = view.put_pod(dict(event["object"]))
-        if event["type"] == "DELETED":
-            view.drop_pod(metadata["namespace"], metadata["name"], metadata["uid"])
-        if job is not None:
-            queue.add(job)
+        hear("pod", event["type"], dict(event["object"]), view, queue, health)
 
     @kopf.on.event("", "v1", "nodes", registry=handlers)
     async def node_event(event: kopf.RawEvent, **_: Any) -> None:
-        metadata = event["object"]["metadata"]
-        _heard(health, "node", event["type"], metadata)
-        before = view.nodes.get(metadata["name"])
-        if event["type"] == "DELETED":
-            view.nodes.pop(metadata["name"], None)
-        else:
-            view.put_node(dict(event["object"]))
-        if _standing(before) != _standing(view.nodes.get(metadata["name"])):
-            for job in view.jobs_on(metadata["name"]):
-                queue.add(job)
+        hear("node", event["type"], dict(event["object"]), view, queue, health)
 
     return handlers
 
 
-def _heard(health: Health, kind: str, event_type: str | None, metadata: Any) -> None:
+def hear(
+    kind: Kind,
+    event_type: str | None,
+    document: dict[str, Any],
+    view: View,
+    queue: WorkQueue[JobKey],
+    health: Health,
+) -> None:
+    """Take in what a watch tells of one object, and have every job looked at for which it may change a decision."""
+    metadata, gone = document["metadata"], event_type == "DELETED"
+    _heard(health, kind, metadata, gone=gone)
+    if kind == "job":
+        queue.add(JobKey(metadata["namespace"], metadata["name"]))
+    elif kind == "pod":
+        job = view.put_pod(document)
+        if gone:
+            view.drop_pod(metadata["namespace"], metadata["name"], metadata["uid"])
+        if job is not None:
+            queue.add(job)
+    else:
+        before = view.nodes.get(metadata["name"])
+        if gone:
+            view.nodes.pop(metadata["name"], None)
+        else:
+            view.put_node(document)
+        if _standing(before) != _standing(view.nodes.get(metadata["name"])):
+            for job in view.jobs_on(metadata["name"]):
+                queue.add(job)
+
+
+def _heard(health: Health, kind: str, metadata: Any, *, gone: bool) -> None:
     key = (kind, metadata.get("namespace", ""), metadata["name"])
-    if event_type == "DELETED":
+    if gone:
         health.forgotten(key)
     else:
         health.heard(key, metadata["resourceVersion"])

@@ -1,6 +1,6 @@
 """A whole installation in virtual time: operators with all their loops, an unreliable network to the API server, kubelets, nodes, notices.
 
-What runs of the product: work queue, executor, resync, poll, notice desk, planner. Everything else is a model. Chance comes from one
+What runs of the product: watch handlers, work queue, executor, resync, poll, notice desk, planner. Everything else is a model. Chance comes from one
 seed, and from nothing else: what happens to a call depends on the seed, the caller, the call and how often it was made.
 """
 
@@ -23,6 +23,7 @@ from spottune_contract.progress import CheckpointRequest, Progress
 from spottune_operator.api.v1alpha1 import FineTuneJobStatus
 from spottune_operator.cluster import ClusterError, Throttled, Unavailable
 from spottune_operator.executor import Clocks, Executor
+from spottune_operator.handlers import Kind, hear
 from spottune_operator.health import Health
 from spottune_operator.main import Complaints
 from spottune_operator.manifests import TrainerDefaults
@@ -111,14 +112,15 @@ class SimOperator:
             clocks=clocks,
         )
         queue = WorkQueue[JobKey](executor.look, on_failure=Complaints(executor), chance=lambda: 0.5)
-        resync = Resync(cluster, self.view, executor, queue, Health(started=loop.time()), metrics, clocks, lambda: True)
+        health = Health(started=loop.time())
+        resync = Resync(cluster, self.view, executor, queue, health, metrics, clocks, lambda: True)
         desk = NoticeDesk(self.view, queue, metrics, wall=lambda: site.world.now)
         loops: list[Coroutine[Any, Any, None]] = [
             queue.run(),
             resync.run(),
             Poll(self.view, trainers, queue, metrics, clocks).run(),  # type: ignore[arg-type]
             self._read_notices(desk),
-            self._watch(queue),
+            self._watch(queue, health),
         ]
         token = acting.set(self)
         self.tasks = [loop.create_task(self._guarded(work)) for work in loops]
@@ -162,19 +164,19 @@ class SimOperator:
                     await self.passable()
                     self.site.messages.pop(body, None)
 
-    async def _watch(self, queue: WorkQueue[JobKey]) -> None:
+    async def _watch(self, queue: WorkQueue[JobKey], health: Health) -> None:
         """What a watch tells: late, in another order, twice, or not at all."""
-        known: dict[tuple[str, str], Json] = {}
+        known: dict[tuple[Kind, str], Json] = {}
         loop = asyncio.get_running_loop()
 
-        def tell(kind: str, event: str, document: Json) -> None:
+        def tell(kind: Kind, event: str, document: Json) -> None:
             if not self.dead and self.thawed.is_set():
-                hear(self.view, queue, kind, event, document)
+                hear(kind, event, document, self.view, queue, health)
 
         while True:
             await asyncio.sleep(2)
             await self.passable()
-            there = {("pod", name): p for name, p in self.site.world.pods.items()}
+            there: dict[tuple[Kind, str], Json] = {("pod", name): p for name, p in self.site.world.pods.items()}
             there |= {("node", name): n for name, n in self.site.world.nodes.items()}
             there |= {("job", name): j for name, j in self.site.world.jobs.items()}
             for (kind, name), document in there.items():
@@ -186,26 +188,6 @@ class SimOperator:
             for gone in [key for key in known if key not in there]:
                 delay = self.site.chance("gone", self.number, gone).choice((0.0, 5.0))
                 loop.call_later(delay, tell, gone[0], "DELETED", known.pop(gone))
-
-
-def hear(view: View, queue: WorkQueue[JobKey], kind: str, event: str, document: Json) -> None:
-    """As `handlers` does it."""
-    metadata = document["metadata"]
-    if kind == "job":
-        queue.add(JobKey(metadata["namespace"], metadata["name"]))
-    elif kind == "pod":
-        job = view.put_pod(document)
-        if event == "DELETED":
-            view.drop_pod(metadata["namespace"], metadata["name"], metadata["uid"])
-        if job is not None:
-            queue.add(job)
-    else:
-        if event == "DELETED":
-            view.nodes.pop(metadata["name"], None)
-        else:
-            view.put_node(document)
-        for job in view.jobs_on(metadata["name"]):
-            queue.add(job)
 
 
 class SimCluster:
