@@ -22,7 +22,7 @@ from spottune_operator.cluster import (
     ReferenceMissing,
     load_configuration,
 )
-from tests.fixtures.operator_process import HollowNodes, HollowTrainer, Jobs, OperatorProcess, await_value
+from tests.fixtures.operator_process import HollowNodes, HollowTrainer, Jobs, OperatorProcess, await_service_account, await_value
 
 pytestmark = pytest.mark.cluster
 
@@ -85,7 +85,7 @@ async def test_each_refusal_of_the_api_server_has_its_own_meaning(port: Kubernet
     core, namespace = client.CoreV1Api(kube), f"test-{secrets.token_hex(4)}"
     core.create_namespace({"metadata": {"name": namespace}})
     try:
-        await_value(lambda: core.list_namespaced_service_account(namespace).items, "the namespace has its service account", 40)
+        await_service_account(core, namespace)
         prepare(core, namespace)
         pod = copy.deepcopy(POD)
         pod["metadata"]["namespace"] = namespace
@@ -157,7 +157,7 @@ def doomed(kube: client.ApiClient, hollow_nodes: HollowNodes, operator: Operator
     """A namespace that the test deletes."""
     here = Jobs(kube, f"test-{secrets.token_hex(4)}")
     here.core.create_namespace({"metadata": {"name": here.namespace}})
-    await_value(lambda: here.core.list_namespaced_service_account(here.namespace).items, "the namespace has its service account", 40)
+    await_service_account(here.core, here.namespace)
     return here
 
 

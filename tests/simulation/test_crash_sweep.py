@@ -8,13 +8,10 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import itertools
-import logging
 from collections import Counter
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-import structlog
 
 from spottune_operator import executor
 from spottune_operator.api.reasons import Phase
@@ -22,6 +19,8 @@ from spottune_operator.api.v1alpha1 import FineTuneJobStatus
 from spottune_operator.notices import desk
 from tests.fixtures.virtual_time import run_virtually
 from tests.simulation.installation import NODES, Fault, Installation, Killed
+
+pytestmark = pytest.mark.usefixtures("no_log_lines")
 
 POINTS = ("O1", "O2", "O3", "O4", "O5", "O6", "O7", "O8")
 CALLS = ("write status", "create pod", "delete pod", "create event")
@@ -109,14 +108,6 @@ def _phases(site: Installation) -> dict[str, Phase]:
 
 def _over(site: Installation) -> bool:
     return site.fired and not site.stormy and not site.world.pods and all(phase.terminal for phase in _phases(site).values())
-
-
-@pytest.fixture(autouse=True)
-def _no_log_lines() -> Iterator[None]:
-    before = structlog.get_config()
-    structlog.configure(wrapper_class=structlog.make_filtering_bound_logger(logging.CRITICAL), cache_logger_on_first_use=False)
-    yield
-    structlog.configure(**before)
 
 
 def nth(point: str, seed: int) -> int:

@@ -6,19 +6,18 @@ What runs is the product's own `observe`, `plan` and executor; `operator_machine
 from __future__ import annotations
 
 import inspect
-import logging
 import random
 import secrets
-from collections.abc import Iterator
 from typing import Any
 
 import pytest
-import structlog
 from hypothesis import HealthCheck, settings
 from hypothesis.stateful import run_state_machine_as_test
 
 from tests.simulation.operator_machine import OperatorMachine
 from tests.simulation.operator_process import NODES, POOLS
+
+pytestmark = pytest.mark.usefixtures("no_log_lines")
 
 WEIGHTS: dict[str, float] = {
     "nothing_goes_wrong": 12,
@@ -98,14 +97,6 @@ def random_schedule(seed: int, steps: int) -> None:
 
 
 _QUIET = [HealthCheck.too_slow, HealthCheck.filter_too_much, HealthCheck.data_too_large]
-
-
-@pytest.fixture(autouse=True)
-def _no_log_lines() -> Iterator[None]:
-    before = structlog.get_config()
-    structlog.configure(wrapper_class=structlog.make_filtering_bound_logger(logging.CRITICAL), cache_logger_on_first_use=False)
-    yield
-    structlog.configure(**before)
 
 
 @pytest.mark.parametrize("seed", range(40))

@@ -5,12 +5,10 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import itertools
-import logging
-from collections.abc import Awaitable, Callable, Iterator
+from collections.abc import Awaitable, Callable
 from typing import Any
 
 import pytest
-import structlog
 
 from spottune_operator.api.v1alpha1 import FineTuneJobStatus
 from spottune_operator.cluster import ClusterError, Conflict, Unavailable
@@ -27,15 +25,9 @@ from spottune_operator.workqueue import WorkQueue
 from tests.fixtures.memory_cluster import MemoryCluster
 from tests.fixtures.virtual_time import run_virtually
 
+pytestmark = pytest.mark.usefixtures("no_log_lines")
+
 EPOCH = 1_800_000_000.0
-
-
-@pytest.fixture(autouse=True)
-def _no_log_lines() -> Iterator[None]:
-    before = structlog.get_config()
-    structlog.configure(wrapper_class=structlog.make_filtering_bound_logger(logging.CRITICAL), cache_logger_on_first_use=False)
-    yield
-    structlog.configure(**before)
 
 
 class Installation:
