@@ -8,7 +8,7 @@ import shutil
 import statistics
 import tempfile
 import time
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -76,24 +76,23 @@ def measure(quick: bool) -> Sequence[Figure]:
         shutil.rmtree(folder, ignore_errors=True)
     figures = [_figure(f"restore and first batch at step {at}", took["ours", at], took["hf", at]) for at in (EARLY, LATE)]
     early, late = ([one.ready for one in took["ours", at]] for at in (EARLY, LATE))
-    hf = _middle(one.ready for one in took["hf", LATE]) / _middle(one.ready for one in took["hf", EARLY])
+    hf = statistics.median(one.ready for one in took["hf", LATE]) / statistics.median(one.ready for one in took["hf", EARLY])
     detail = f"{_text(late)} and {_text(early)}, without the batch; HF: {hf:.2f} ×; the history grows by 72 bytes a step"
-    return [*figures, Figure("restore late in the epoch to early", _middle(late) / _middle(early), "×", goal=1.1, detail=detail)]
+    return [
+        *figures,
+        Figure("restore late in the epoch to early", statistics.median(late) / statistics.median(early), "×", goal=1.1, detail=detail),
+    ]
 
 
 def _figure(name: str, ours: list[Took], hf: list[Took]) -> Figure:
-    ratio = _middle(one.total for one in ours) / _middle(one.total for one in hf)
-    ready = _middle(one.ready for one in ours), _middle(one.ready for one in hf)
+    ratio = statistics.median(one.total for one in ours) / statistics.median(one.total for one in hf)
+    ready = statistics.median(one.ready for one in ours), statistics.median(one.ready for one in hf)
     batch = [one.total - one.ready for one in (*ours, *hf)]
     detail = (
         f"ours {_text([one.total for one in ours])}, HF {_text([one.total for one in hf])}; the batch alone, the same on both sides, {_text(batch)}; "
         f"without it ours {ready[0]:.2f} s, HF {ready[1]:.2f} s: {ready[0] / ready[1]:.2f} ×"
     )
     return Figure(name, ratio, "× HF Trainer", goal=0.5, detail=detail)
-
-
-def _middle(values: Iterable[float]) -> float:
-    return statistics.median(values)
 
 
 def _text(values: list[float]) -> str:

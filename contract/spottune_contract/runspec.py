@@ -10,14 +10,13 @@ import re
 from enum import StrEnum
 from typing import Annotated, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, field_validator, model_validator
 from pydantic.alias_generators import to_camel
 
 from spottune_contract.layout import S3Location
 from spottune_contract.records import canonical
 
 _DURATION = re.compile(r"(?:(\d+)h)?(?:(\d+)m)?(?:(\d+)s)?")
-Duration = Annotated[str, Field(pattern=r"^([0-9]+h)?([0-9]+m)?([0-9]+s)?$", min_length=2, max_length=16)]
 
 
 def seconds(duration: str) -> int:
@@ -27,6 +26,17 @@ def seconds(duration: str) -> int:
         raise ValueError(f"{duration!r} is not a duration; write for example 45s, 5m or 1h30m")
     hours, minutes, secs = (int(part or 0) for part in match.groups())
     return hours * 3600 + minutes * 60 + secs
+
+
+def _a_second_at_least(duration: str) -> str:
+    if seconds(duration) < 1:
+        raise ValueError("must be at least 1s")
+    return duration
+
+
+Duration = Annotated[
+    str, Field(pattern=r"^([0-9]+h)?([0-9]+m)?([0-9]+s)?$", min_length=2, max_length=16), AfterValidator(_a_second_at_least)
+]
 
 
 class SpecModel(BaseModel):
@@ -177,13 +187,6 @@ class CheckpointSpec(SpecModel):
     @classmethod
     def _storage_parses(cls, value: str) -> str:
         S3Location.parse(value)
-        return value
-
-    @field_validator("interval")
-    @classmethod
-    def _interval_is_positive(cls, value: str) -> str:
-        if seconds(value) < 1:
-            raise ValueError("checkpoint.interval must be at least 1s")
         return value
 
 

@@ -36,6 +36,10 @@ def _fixed_training(field: str) -> Rule:
     )
 
 
+def _a_second_at_least(field: str, example: str) -> Rule:
+    return Rule("duration(self) >= duration('1s')", f"{field} must be at least 1s, for example {example}")
+
+
 def _free_keys(field: str, prefix: str, owner: str) -> Rule:
     return Rule(
         f"self.all(key, !key.startsWith('{prefix}'))",
@@ -91,11 +95,11 @@ RULES: dict[str, tuple[Rule, ...]] = {
         Rule("self.startsWith('s3://')", "spec.checkpoint.storage has no s3:// scheme: write s3://BUCKET/PREFIX"),
         _immutable("spec.checkpoint.storage"),
     ),
-    "spec.checkpoint.interval": (Rule("duration(self) >= duration('1s')", "spec.checkpoint.interval must be at least 1s, for example 5m"),),
+    "spec.checkpoint.interval": (_a_second_at_least("spec.checkpoint.interval", "5m"),),
     "spec.cancel": (
         Rule("self || !oldSelf", "spec.cancel cannot be taken back: create a new job (resuming a paused one is spec.suspend)"),
     ),
-    "spec.maxDuration": (Rule("duration(self) >= duration('1s')", "spec.maxDuration must be at least 1s, for example 12h"),),
+    "spec.maxDuration": (_a_second_at_least("spec.maxDuration", "12h"),),
     "spec.output": (_immutable("spec.output"),),
     "spec.output.destination": (Rule("self.startsWith('s3://')", "spec.output.destination has no s3:// scheme: write s3://BUCKET/PREFIX"),),
     "spec.podOverrides.tolerations[]": (

@@ -9,7 +9,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_valida
 from pydantic.alias_generators import to_camel
 
 from spottune_contract.exitcodes import Verdict
-from spottune_contract.runspec import Duration, RunSpec, SpecModel, seconds
+from spottune_contract.runspec import Duration, RunSpec, SpecModel
 from spottune_operator.api.reasons import ConditionType, Phase, Reason
 
 RESERVED_ENV_PREFIXES = ("SPOTTUNE_", "AWS_", "LD_", "PYTHON")
@@ -148,13 +148,6 @@ class FineTuneJobSpec(RunSpec):
     """Any word. Another one than the last attempt started with lets a failed job run again, from its newest commit and with fresh limits."""
     pod_overrides: PodOverridesSpec = PodOverridesSpec()
     """What may be changed of the trainer pod."""
-
-    @field_validator("max_duration")
-    @classmethod
-    def _max_duration_is_positive(cls, value: str | None) -> str | None:
-        if value is not None and seconds(value) < 1:
-            raise ValueError("maxDuration must be at least 1s")
-        return value
 
     def run_spec(self) -> RunSpec:
         """The part that the trainer reads."""
