@@ -8,7 +8,6 @@ from typing import Any
 import pytest
 
 from spottune_contract.exitcodes import PodEnd, Verdict
-from spottune_contract.progress import TrainerPhase
 from spottune_operator.api.reasons import ConditionType, Phase, Reason
 from spottune_operator.api.v1alpha1 import STATUS_LIMIT, AttemptStatus, FineTuneJobStatus, PoolStatus
 from spottune_operator.planner.plan import plan
@@ -20,27 +19,14 @@ from spottune_operator.planner.types import (
     Notice,
     Observed,
     ObservedPod,
-    Obstacle,
-    ObstacleKind,
-    Plan,
     PodState,
     Settings,
 )
-from tests.fixtures.observations import EPOCH, NOW, POOL, ended, log, observed, pod, progress, resting, spec, status
+from tests.fixtures import planner_table as table
+from tests.fixtures.observations import EPOCH, NOW, POOL, ended, log, observed, outcome, pod, progress, resting, spec, status
 
-PODS: dict[str, ObservedPod | None] = {
-    "gone": None,
-    "without node": pod(PodState.SCHEDULING),
-    "unschedulable": pod(PodState.SCHEDULING, unschedulable="0/3 nodes", created_at=NOW - 10),
-    "unschedulable for long": pod(PodState.SCHEDULING, unschedulable="0/3 nodes", created_at=NOW - 100),
-    "being created": pod(PodState.CREATING),
-    "without image": pod(PodState.CREATING, waiting_reason="ImagePullBackOff", waiting_message="no such image"),
+PODS: dict[str, ObservedPod | None] = table.PODS | {
     "with a name that is no image": pod(PodState.CREATING, waiting_reason="InvalidImageName", waiting_message="no reference"),
-    "without secret": pod(PodState.CREATING, waiting_reason="CreateContainerConfigError", waiting_message='secret "s" not found'),
-    "not asked yet": pod(PodState.RUNNING),
-    "loading": pod(PodState.RUNNING, progress=progress(phase=TrainerPhase.LOADING)),
-    "training": pod(PodState.RUNNING, progress=progress()),
-    "terminating": pod(PodState.TERMINATING),
     "lost": pod(PodState.LOST),
     "stuck": pod(PodState.STUCK),
     "done": ended(0, log=log()),
@@ -48,97 +34,65 @@ PODS: dict[str, ObservedPod | None] = {
     "crashed": ended(1, word=False),
     "misconfigured": ended(20),
 }
-STATUSES: dict[str, FineTuneJobStatus] = {
-    "new": FineTuneJobStatus(),
-    "never seen": status(pod_uid=""),
-    "seen": status(),
-    "accounted": resting(),
-    "backing off": resting(phase=Phase.WAITING, not_before=NOW + 20),
-    "suspended": resting(phase=Phase.SUSPENDED),
-    "succeeded": resting(phase=Phase.SUCCEEDED),
-    "failed": resting(phase=Phase.FAILED),
-}
-NOTICES: dict[str, tuple[Notice, ...]] = {
-    "no notice": (),
-    "interruption": (Notice("n1", "Interruption", "sqs", NOW + 100),),
-    "recommendation": (Notice("n1", "Rebalance", "sqs"),),
-}
-OBSTACLES: dict[str, Obstacle | None] = {"no obstacle": None} | {
-    kind.value: Obstacle(kind, EPOCH, "the API server's text", NOW) for kind in ObstacleKind
-}
+RECORDS: dict[str, FineTuneJobStatus] = table.RECORDS | {"never seen": status(pod_uid="")}
 
 Expected = tuple[str, Phase, type | None]
 NOTHING: Expected = ("attempt_goes_on", Phase.STARTING, None)
 
 # The pod of the current attempt, seen before: × suspended × noticed.
 CURRENT: dict[tuple[str, bool, str], Expected] = {
-    ("gone", False, "no notice"): ("pod_vanished", Phase.ACCOUNTING, None),
-    ("gone", True, "no notice"): ("pod_vanished", Phase.ACCOUNTING, None),
-    ("without node", False, "no notice"): NOTHING,
-    ("without node", True, "no notice"): ("trainer_is_not_wanted", Phase.DRAINING, DeletePod),
-    ("unschedulable", False, "no notice"): ("pod_finds_no_machine", Phase.STARTING, None),
-    ("unschedulable for long", False, "no notice"): ("pod_finds_no_machine", Phase.ACCOUNTING, None),
-    ("unschedulable for long", True, "no notice"): ("trainer_is_not_wanted", Phase.DRAINING, DeletePod),
-    ("being created", False, "no notice"): NOTHING,
-    ("being created", False, "interruption"): ("machine_goes_away", Phase.DRAINING, DeletePod),
-    ("without image", False, "no notice"): ("container_cannot_start", Phase.STARTING, None),
-    ("without secret", False, "no notice"): ("container_cannot_start", Phase.STARTING, None),
-    ("with a name that is no image", False, "no notice"): ("container_cannot_start", Phase.FAILED, None),
-    ("not asked yet", False, "no notice"): ("attempt_goes_on", Phase.RUNNING, None),
-    ("loading", False, "no notice"): NOTHING,
-    ("training", False, "no notice"): ("attempt_goes_on", Phase.RUNNING, None),
-    ("training", True, "no notice"): ("trainer_is_not_wanted", Phase.DRAINING, DeletePod),
+    ("none", False, "none"): ("pod_vanished", Phase.ACCOUNTING, None),
+    ("none", True, "none"): ("pod_vanished", Phase.ACCOUNTING, None),
+    ("without node", False, "none"): NOTHING,
+    ("without node", True, "none"): ("trainer_is_not_wanted", Phase.DRAINING, DeletePod),
+    ("no node fits", False, "none"): ("pod_finds_no_machine", Phase.STARTING, None),
+    ("no node fits for long", False, "none"): ("pod_finds_no_machine", Phase.ACCOUNTING, None),
+    ("no node fits for long", True, "none"): ("trainer_is_not_wanted", Phase.DRAINING, DeletePod),
+    ("creating", False, "none"): NOTHING,
+    ("creating", False, "interruption"): ("machine_goes_away", Phase.DRAINING, DeletePod),
+    ("no image", False, "none"): ("container_cannot_start", Phase.STARTING, None),
+    ("no secret", False, "none"): ("container_cannot_start", Phase.STARTING, None),
+    ("with a name that is no image", False, "none"): ("container_cannot_start", Phase.FAILED, None),
+    ("not asked yet", False, "none"): ("attempt_goes_on", Phase.RUNNING, None),
+    ("loading", False, "none"): NOTHING,
+    ("training", False, "none"): ("attempt_goes_on", Phase.RUNNING, None),
+    ("training", True, "none"): ("trainer_is_not_wanted", Phase.DRAINING, DeletePod),
     ("training", True, "interruption"): ("trainer_is_not_wanted", Phase.DRAINING, DeletePod),
     ("training", False, "interruption"): ("machine_goes_away", Phase.DRAINING, DeletePod),
     ("training", False, "recommendation"): ("machine_should_be_left", Phase.RUNNING, AskCheckpoint),
-    ("terminating", False, "no notice"): ("pod_is_going", Phase.DRAINING, None),
+    ("terminating", False, "none"): ("pod_is_going", Phase.DRAINING, None),
     ("terminating", True, "interruption"): ("pod_is_going", Phase.DRAINING, None),
-    ("lost", False, "no notice"): ("node_is_unreachable", Phase.ACCOUNTING, None),
-    ("stuck", False, "no notice"): ("pod_cannot_be_ended", Phase.ACCOUNTING, None),
+    ("lost", False, "none"): ("node_is_unreachable", Phase.ACCOUNTING, None),
+    ("stuck", False, "none"): ("pod_cannot_be_ended", Phase.ACCOUNTING, None),
     ("stuck", True, "interruption"): ("pod_cannot_be_ended", Phase.ACCOUNTING, None),
-    ("done", False, "no notice"): ("pod_has_ended", Phase.SUCCEEDED, None),
+    ("done", False, "none"): ("pod_has_ended", Phase.SUCCEEDED, None),
     ("done", True, "interruption"): ("pod_has_ended", Phase.SUCCEEDED, None),
-    ("yielded", False, "no notice"): ("pod_has_ended", Phase.ACCOUNTING, None),
-    ("crashed", False, "no notice"): ("pod_has_ended", Phase.ACCOUNTING, None),
-    ("misconfigured", False, "no notice"): ("pod_has_ended", Phase.FAILED, None),
+    ("yielded", False, "none"): ("pod_has_ended", Phase.ACCOUNTING, None),
+    ("crashed", False, "none"): ("pod_has_ended", Phase.ACCOUNTING, None),
+    ("misconfigured", False, "none"): ("pod_has_ended", Phase.FAILED, None),
 }
 
 # No pod at all: × what is recorded × suspended × what the last create met.
 ALONE: dict[tuple[str, bool, str], Expected] = {
-    ("new", False, "no obstacle"): ("next_attempt_is_due", Phase.STARTING, CreatePod),
-    ("new", True, "no obstacle"): ("no_attempt_is_wanted", Phase.SUSPENDED, None),
-    ("never seen", False, "no obstacle"): ("pod_is_missing", Phase.STARTING, CreatePod),
-    ("never seen", True, "no obstacle"): ("attempt_is_not_wanted_any_more", Phase.ACCOUNTING, None),
+    ("new", False, "none"): ("next_attempt_is_due", Phase.STARTING, CreatePod),
+    ("new", True, "none"): ("no_attempt_is_wanted", Phase.SUSPENDED, None),
+    ("never seen", False, "none"): ("pod_is_missing", Phase.STARTING, CreatePod),
+    ("never seen", True, "none"): ("attempt_is_not_wanted_any_more", Phase.ACCOUNTING, None),
     ("never seen", False, "Quota"): ("pod_was_refused", Phase.WAITING, None),
     ("never seen", False, "NameTaken"): ("pod_was_refused", Phase.WAITING, None),
     ("never seen", False, "Missing"): ("pod_was_refused", Phase.WAITING, None),
     ("never seen", False, "Terminating"): ("namespace_goes_away", Phase.CANCELLED, None),
     ("never seen", False, "Denied"): ("pod_was_refused", Phase.FAILED, None),
     ("never seen", True, "Denied"): ("attempt_is_not_wanted_any_more", Phase.ACCOUNTING, None),
-    ("accounted", False, "no obstacle"): ("next_attempt_is_due", Phase.STARTING, CreatePod),
-    ("accounted", True, "no obstacle"): ("no_attempt_is_wanted", Phase.SUSPENDED, None),
-    ("backing off", False, "no obstacle"): ("backoff_is_not_over", Phase.WAITING, None),
-    ("backing off", True, "no obstacle"): ("no_attempt_is_wanted", Phase.SUSPENDED, None),
-    ("suspended", False, "no obstacle"): ("next_attempt_is_due", Phase.STARTING, CreatePod),
-    ("suspended", True, "no obstacle"): ("no_attempt_is_wanted", Phase.SUSPENDED, None),
-    ("succeeded", False, "no obstacle"): ("job_is_over", Phase.SUCCEEDED, None),
-    ("failed", True, "no obstacle"): ("job_is_over", Phase.FAILED, None),
+    ("ended", False, "none"): ("next_attempt_is_due", Phase.STARTING, CreatePod),
+    ("ended", True, "none"): ("no_attempt_is_wanted", Phase.SUSPENDED, None),
+    ("backing off", False, "none"): ("backoff_is_not_over", Phase.WAITING, None),
+    ("backing off", True, "none"): ("no_attempt_is_wanted", Phase.SUSPENDED, None),
+    ("suspended", False, "none"): ("next_attempt_is_due", Phase.STARTING, CreatePod),
+    ("suspended", True, "none"): ("no_attempt_is_wanted", Phase.SUSPENDED, None),
+    ("succeeded", False, "none"): ("job_is_over", Phase.SUCCEEDED, None),
+    ("failed", True, "none"): ("job_is_over", Phase.FAILED, None),
 }
-
-
-# What the user wants instead of a running trainer: the spec that says so, the reason, and the phase that it leads to.
-WISHES: dict[str, tuple[dict[str, Any], Reason, Phase]] = {
-    "suspended": ({"suspend": True}, Reason.SUSPENDED, Phase.SUSPENDED),
-    "cancelled": ({"cancel": True}, Reason.CANCELLED, Phase.CANCELLED),
-    "out of time": ({"maxDuration": "1h"}, Reason.MAX_DURATION, Phase.FAILED),
-    "cancelled while suspended": ({"cancel": True, "suspend": True}, Reason.CANCELLED, Phase.CANCELLED),
-    "suspended and out of time": ({"maxDuration": "1h", "suspend": True}, Reason.SUSPENDED, Phase.SUSPENDED),
-}
-LONG_ACTIVE = {"active_seconds": 3600.0}
-
-
-def outcome(answer: Plan) -> tuple[str, Phase, type | None]:
-    return answer.rule, answer.status.phase, type(answer.action) if answer.action is not None else None
 
 
 def pods(name: str) -> tuple[ObservedPod, ...]:
@@ -148,118 +102,14 @@ def pods(name: str) -> tuple[ObservedPod, ...]:
 
 @pytest.mark.parametrize(("found", "suspended", "notice"), CURRENT)
 def test_the_pod_of_the_current_attempt_decides(found: str, suspended: bool, notice: str) -> None:
-    answer = plan(observed(*pods(found), spec=spec(suspend=suspended), notices=NOTICES[notice]))
+    answer = plan(observed(*pods(found), spec=spec(suspend=suspended), notices=table.NOTICES[notice]))
     assert outcome(answer) == CURRENT[found, suspended, notice]
 
 
 @pytest.mark.parametrize(("recorded", "suspended", "obstacle"), ALONE)
 def test_without_a_pod_the_record_decides(recorded: str, suspended: bool, obstacle: str) -> None:
-    answer = plan(observed(status=STATUSES[recorded], spec=spec(suspend=suspended), obstacle=OBSTACLES[obstacle]))
+    answer = plan(observed(status=RECORDS[recorded], spec=spec(suspend=suspended), obstacle=table.REFUSALS[obstacle]))
     assert outcome(answer) == ALONE[recorded, suspended, obstacle]
-
-
-# -- what users want ---------------------------------------------------------------------------------------------------
-
-
-@pytest.mark.parametrize("wish", WISHES)
-def test_a_trainer_that_is_not_wanted_commits_and_ends_and_no_other_follows(wish: str) -> None:
-    wanted, reason, phase = WISHES[wish]
-    job: dict[str, Any] = {"spec": spec(**wanted)}
-    asked = plan(observed(pod(progress=progress()), status=status(**LONG_ACTIVE), **job))
-    assert outcome(asked) == ("trainer_is_not_wanted", Phase.DRAINING, DeletePod)
-    assert isinstance(asked.action, DeletePod)
-    assert asked.action.grace_seconds == Settings().pod_grace
-    assert [event.reason for event in asked.events] == [reason]
-    going = plan(observed(pod(PodState.TERMINATING), status=asked.status, **job))
-    assert outcome(going) == ("pod_is_going", Phase.DRAINING, None)
-    accounted = plan(observed(ended(10, log=log(head=9, commit_epoch=EPOCH, step=33)), status=going.status, **job)).status
-    entry = current_attempt(accounted)
-    assert (entry.reason, entry.verdict, entry.counted) == (reason, Verdict.INTERRUPTED, False)
-    assert (accounted.interruptions, accounted.failures) == (0, 0)
-    over = plan(observed(status=accounted, **job))
-    assert outcome(over) == ("no_attempt_is_wanted", phase, None)
-    assert plan(observed(status=over.status, **job)).status == over.status
-    complete = condition(over.status, ConditionType.COMPLETE)
-    if phase.terminal:
-        assert complete is not None
-        assert (complete.status, complete.reason) == ("False", reason)
-        assert "step 33" in complete.message
-
-
-@pytest.mark.parametrize("wish", WISHES)
-@pytest.mark.parametrize("recorded", ["new", "never seen", "accounted", "backing off", "suspended"])
-def test_where_nothing_runs_a_wish_is_granted_at_once(wish: str, recorded: str) -> None:
-    wanted, _, phase = WISHES[wish]
-    now = change(STATUSES[recorded], **LONG_ACTIVE)
-    for _ in range(2 if recorded == "never seen" else 1):
-        answer = plan(observed(status=now, spec=spec(**wanted)))
-        assert answer.action is None
-        now = answer.status
-    assert now.phase is phase
-
-
-def test_a_trainer_that_finishes_when_it_should_have_ended_has_finished() -> None:
-    going = plan(observed(pod(progress=progress()), spec=spec(cancel=True))).status
-    answer = plan(observed(ended(0, log=log()), status=going, spec=spec(cancel=True)))
-    assert answer.status.phase is Phase.SUCCEEDED
-
-
-def test_only_the_time_with_a_running_trainer_counts() -> None:
-    limited = {"spec": spec(maxDuration="100s")}
-    entry = AttemptStatus(epoch=EPOCH, reason=Reason.ATTEMPT_STARTED, pool=POOL, running_at="2027-01-15T07:59:10Z")
-    running = status(attempts=(entry,), active_seconds=40.0)
-    assert plan(observed(pod(running_at=NOW - 50), status=running, now=NOW + 9, **limited)).rule == "attempt_goes_on"
-    assert plan(observed(pod(running_at=NOW - 50), status=running, now=NOW + 10, **limited)).rule == "trainer_is_not_wanted"
-    interrupted = plan(observed(replace(ended(10, log=log()), ended_at=NOW + 5), status=running, now=NOW + 500, **limited)).status
-    assert interrupted.active_seconds == 95.0, "until the trainer ended, not until anybody looked"
-    following = plan(observed(status=interrupted, now=NOW + 100_000, **limited))
-    assert isinstance(following.action, CreatePod), "waiting does not count"
-    waiting = plan(observed(pod(PodState.SCHEDULING, epoch=EPOCH + 1), status=following.status, now=NOW + 200_000, **limited))
-    assert waiting.rule == "attempt_goes_on"
-
-
-def test_more_time_given_while_the_last_trainer_commits_is_used() -> None:
-    going = plan(observed(pod(), status=status(**LONG_ACTIVE), spec=spec(maxDuration="1h"))).status
-    accounted = plan(observed(ended(10, log=log()), status=going, spec=spec(maxDuration="2h"))).status
-    assert isinstance(plan(observed(status=accounted, spec=spec(maxDuration="2h"))).action, CreatePod)
-
-
-SPENT: dict[str, Any] = {"failures": 3, "no_progress": 3, "early_interruptions": 2, "not_before": NOW + 100, **LONG_ACTIVE}
-
-
-def test_another_retry_token_lets_a_failed_job_run_again_with_fresh_budgets_in_a_new_attempt() -> None:
-    failed = resting(phase=Phase.FAILED, retry_token="one", interruptions=7, log={"headSlot": 41, "maxEpoch": EPOCH}, **SPENT)
-    again = spec(retryToken="two", maxDuration="1h")
-    answer = plan(observed(status=failed, spec=again))
-    assert outcome(answer) == ("retry_is_wanted", Phase.PENDING, None)
-    assert [event.reason for event in answer.events] == [Reason.RETRIED]
-    fresh = answer.status
-    assert (fresh.failures, fresh.no_progress, fresh.early_interruptions, fresh.not_before, fresh.active_seconds) == (0, 0, 0, 0.0, 0.0)
-    assert fresh.interruptions == 7
-    following = plan(observed(status=fresh, spec=again))
-    assert isinstance(following.action, CreatePod)
-    assert (following.action.epoch, following.action.min_slot) == (EPOCH + 1, 42)
-    for phase in (Phase.SUCCEEDED, Phase.CANCELLED):
-        assert plan(observed(status=change(failed, phase=phase), spec=again)).rule == "job_is_over"
-
-
-@pytest.mark.parametrize("token", ["", "one"])
-def test_a_retry_token_that_was_there_when_the_last_attempt_started_retries_nothing(token: str) -> None:
-    begun = plan(observed(status=resting(), spec=spec(retryToken=token))).status
-    assert begun.retry_token == token
-    failed = change(begun, phase=Phase.FAILED, accounted=begun.attempt)
-    assert plan(observed(status=failed, spec=spec(retryToken=token))).rule == "job_is_over"
-
-
-def test_a_retry_token_that_was_changed_during_the_last_attempt_is_not_lost() -> None:
-    failed = plan(observed(ended(20), status=status(retry_token="one"), spec=spec(retryToken="two"))).status
-    assert failed.phase is Phase.FAILED
-    assert plan(observed(status=failed, spec=spec(retryToken="two"))).rule == "retry_is_wanted"
-
-
-def test_a_cancelled_job_is_not_retried() -> None:
-    failed = resting(phase=Phase.FAILED)
-    assert plan(observed(status=failed, spec=spec(retryToken="two", cancel=True))).rule == "job_is_over"
 
 
 # -- single stories ----------------------------------------------------------------------------------------------------
@@ -384,14 +234,14 @@ def test_a_notice_that_does_not_concern_the_pod_changes_nothing(notice: Notice) 
 
 
 def test_a_recommendation_asks_once_per_attempt() -> None:
-    seen = observed(pod(progress=progress()), notices=NOTICES["recommendation"])
+    seen = observed(pod(progress=progress()), notices=table.NOTICES["recommendation"])
     first = plan(seen)
     assert isinstance(first.action, AskCheckpoint)
     assert plan(replace(seen, status=first.status)).action is None
 
 
 def test_repeated_notices_cause_one_deletion() -> None:
-    seen = observed(pod(progress=progress()), notices=NOTICES["interruption"] * 5)
+    seen = observed(pod(progress=progress()), notices=table.NOTICES["interruption"] * 5)
     first = plan(seen)
     gone = replace(seen, status=first.status, pods=(pod(PodState.TERMINATING),))
     second = plan(gone)
@@ -437,7 +287,7 @@ def pools_and_waits() -> list[tuple[str, str, float]]:
 
 
 def test_an_image_that_cannot_be_had_is_told_at_once_and_given_up_after_ten_minutes() -> None:
-    missing = PODS["without image"]
+    missing = PODS["no image"]
     assert missing is not None
     first = plan(observed(missing))
     told = condition(first.status, ConditionType.STARTED)
@@ -456,28 +306,28 @@ def test_an_image_that_cannot_be_had_is_told_at_once_and_given_up_after_ten_minu
 # What holds a pod up × the condition that tells of it: reason, phase, and words of the remedy.
 HELD_UP: dict[str, tuple[Observed, ConditionType, Reason, Phase, str]] = {
     "quota": (
-        observed(status=status(pod_uid=""), obstacle=OBSTACLES["Quota"]),
+        observed(status=status(pod_uid=""), obstacle=table.REFUSALS["Quota"]),
         ConditionType.CAPACITY_AVAILABLE,
         Reason.QUOTA_EXCEEDED,
         Phase.WAITING,
         "Raise the namespace's ResourceQuota",
     ),
     "something is missing": (
-        observed(status=status(pod_uid=""), obstacle=OBSTACLES["Missing"]),
+        observed(status=status(pod_uid=""), obstacle=table.REFUSALS["Missing"]),
         ConditionType.CAPACITY_AVAILABLE,
         Reason.REFERENCE_MISSING,
         Phase.WAITING,
         "Create what is missing",
     ),
     "denied": (
-        observed(status=status(pod_uid=""), obstacle=OBSTACLES["Denied"]),
+        observed(status=status(pod_uid=""), obstacle=table.REFUSALS["Denied"]),
         ConditionType.COMPLETE,
         Reason.POD_DENIED,
         Phase.FAILED,
         "Change podOverrides, or the policy, and set spec.retryToken",
     ),
     "the namespace goes": (
-        observed(status=status(pod_uid=""), obstacle=OBSTACLES["Terminating"]),
+        observed(status=status(pod_uid=""), obstacle=table.REFUSALS["Terminating"]),
         ConditionType.COMPLETE,
         Reason.NAMESPACE_TERMINATING,
         Phase.CANCELLED,
@@ -537,7 +387,7 @@ def test_what_holds_a_pod_up_is_told_with_its_remedy_and_spends_nothing(what: st
     assert (answer.status.failures, answer.status.no_progress, answer.status.interruptions) == (0, 0, 0)
 
 
-@pytest.mark.parametrize("found", ["unschedulable", "without image", "without secret"])
+@pytest.mark.parametrize("found", ["no node fits", "no image", "no secret"])
 def test_an_edit_of_the_spec_reaches_a_pod_that_cannot_start_in_the_next_attempt(found: str) -> None:
     entry = AttemptStatus(epoch=EPOCH, generation=4, reason=Reason.ATTEMPT_STARTED, pool=POOL)
     before = plan(observed(*pods(found), status=status(attempts=(entry,)), generation=4))
@@ -553,7 +403,7 @@ def test_an_edit_of_the_spec_reaches_a_pod_that_cannot_start_in_the_next_attempt
     assert current_attempt(following.status).generation == 5
 
 
-@pytest.mark.parametrize("found", ["without node", "being created", "training"])
+@pytest.mark.parametrize("found", ["without node", "creating", "training"])
 def test_an_edit_of_the_spec_leaves_a_pod_alone_that_starts_or_runs(found: str) -> None:
     entry = AttemptStatus(epoch=EPOCH, generation=4, reason=Reason.ATTEMPT_STARTED, pool=POOL)
     answer = plan(observed(*pods(found), status=status(attempts=(entry,)), generation=5))
