@@ -7,8 +7,12 @@ from pathlib import Path
 
 import pytest
 from _pytest._code import Traceback
+from hypothesis import settings
 
 pytest.register_assert_rewrite("tests.fixtures")
+# The default suite meets the same examples each time, on slow machines too; what is marked `long` looks for new ones.
+settings.register_profile("same", derandomize=True, database=None, deadline=None)
+settings.load_profile("same")
 pytest_plugins = [f"tests.fixtures.{path.stem}" for path in sorted(Path(__file__).with_name("fixtures").glob("*.py"))]
 
 

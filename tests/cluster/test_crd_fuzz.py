@@ -78,7 +78,7 @@ def test_the_api_server_judges_thousands_of_random_specs_as_the_fuzz_does(judges
 
 
 def _fuzz(judges: Judges, *, examples: int, derandomize: bool) -> None:
-    @settings(max_examples=examples, deadline=None, derandomize=derandomize, suppress_health_check=list(HealthCheck), database=None)
+    @settings(max_examples=examples, derandomize=derandomize, suppress_health_check=list(HealthCheck))
     @given(specs())
     def run(spec: Any) -> None:
         judges.ask(spec)

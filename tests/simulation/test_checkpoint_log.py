@@ -61,9 +61,7 @@ def test_no_schedule_breaks_an_invariant_when_only_the_end_of_the_log_is_read() 
 
 
 @given(st.randoms(use_true_random=False), st.sampled_from([2, WINDOW]))
-@settings(
-    max_examples=30, deadline=None, suppress_health_check=[HealthCheck.too_slow, HealthCheck.data_too_large, HealthCheck.large_base_example]
-)
+@settings(max_examples=30, suppress_health_check=[HealthCheck.too_slow, HealthCheck.data_too_large, HealthCheck.large_base_example])
 def test_no_schedule_that_hypothesis_finds_breaks_an_invariant(chance: random.Random, window: int) -> None:
     World(chance, Options(turns=60, window=window, spawn=0.1, corruption=0.3)).run()
 

@@ -109,9 +109,7 @@ def test_the_invariants_hold_whatever_hypothesis_finds() -> None:
     """Shorter schedules than the random ones, but a failing one comes out as its shortest form."""
     run_state_machine_as_test(  # type: ignore[no-untyped-call]
         OperatorMachine,
-        settings=settings(
-            max_examples=40, stateful_step_count=30, deadline=None, derandomize=True, suppress_health_check=_QUIET, database=None
-        ),
+        settings=settings(max_examples=40, stateful_step_count=30, suppress_health_check=_QUIET),
     )
 
 

@@ -80,7 +80,7 @@ def test_the_good_specs_become_pods() -> None:
     assert {check(MINIMAL), check(FULL)} == {"a pod"}
 
 
-@settings(max_examples=300, deadline=None, derandomize=True, suppress_health_check=_QUIET, database=None)
+@settings(max_examples=300, suppress_health_check=_QUIET)
 @given(specs())
 def test_what_the_schema_accepts_the_operator_understands(document: Any) -> None:
     check(document)
@@ -96,9 +96,8 @@ def test_what_the_schema_accepts_the_operator_understands_in_a_hundred_thousand_
     @seed(part)
     @settings(
         max_examples=10_000,
-        deadline=None,
+        derandomize=False,
         suppress_health_check=_QUIET,
-        database=None,
         phases=(Phase.generate, Phase.shrink),
     )
     @given(specs())
