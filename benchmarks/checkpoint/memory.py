@@ -47,26 +47,28 @@ def _main(megabytes: int, count: int) -> None:
     import torch
 
     from benchmarks.checkpoint.example import Sink, claimed
+    from spottune_trainer.arena import Arena
     from spottune_trainer.checkpoint import Saver, Snapshot
     from spottune_trainer.snapshot import Snapshots
 
-    def state(mb: int) -> tuple[dict[str, torch.nn.Parameter], torch.optim.Optimizer]:
+    def state(mb: int) -> Arena:
         parameters = {f"p{n:04d}": torch.nn.Parameter(torch.randn(mb * 1_000_000 // 12 // 100)) for n in range(100)}
         optimizer = torch.optim.AdamW(parameters.values())
+        arena = Arena(parameters, optimizer)
         for parameter in parameters.values():
             parameter.grad = torch.ones_like(parameter)
         optimizer.step()
         optimizer.zero_grad(set_to_none=True)
-        return parameters, optimizer
+        return arena
 
-    def commits(parameters: dict[str, torch.nn.Parameter], optimizer: torch.optim.Optimizer, turns: int, at_once: int) -> list[int]:
+    def commits(arena: Arena, turns: int, at_once: int) -> list[int]:
         """Resident memory after each; `at_once`: how many states are on their way at the same time."""
-        snapshots, saver = Snapshots(parameters), Saver(claimed(Sink()))
+        snapshots, saver = Snapshots(arena), Saver(claimed(Sink()))
         resident = []
         for step in range(1, turns + 1):
             if not snapshots.free:
                 saver.flush()
-            taken = snapshots.take(optimizer)
+            taken = snapshots.take(stepped=True)
             saver.submit(Snapshot({"adapter.safetensors": taken.adapter, "optimizer.safetensors": taken.optimizer}, step, step, "interval"))
             del taken
             if at_once == 1:
@@ -77,16 +79,16 @@ def _main(megabytes: int, count: int) -> None:
         return resident
 
     torch.set_num_threads(2)
-    commits(*state(1), turns=5, at_once=2)  # whatever is loaded or allocated once
-    parameters, optimizer = state(megabytes)
+    commits(state(1), turns=5, at_once=2)  # whatever is loaded or allocated once
+    arena = state(megabytes)
     peaks = []
     for at_once in (1, 2):
         before = _status("VmRSS")
         Path("/proc/self/clear_refs").write_text("5")  # forget the peak so far
-        commits(parameters, optimizer, 8, at_once)
+        commits(arena, 8, at_once)
         peaks.append((_status("VmHWM") - before) / (megabytes * 1e6))
-    del parameters, optimizer
-    resident = commits(*state(16), turns=count, at_once=2)
+    del arena
+    resident = commits(state(16), turns=count, at_once=2)
     print(json.dumps({"single": peaks[0], "peak": peaks[1], "growth": (resident[-1] - resident[19]) / 1e6}))
 
 

@@ -12,6 +12,7 @@ import torch
 from spottune_contract.layout import data_key, slot_key
 from spottune_contract.records import Commit, DataFile, encode
 from spottune_trainer import rng, state
+from spottune_trainer.arena import Arena
 from spottune_trainer.checkpoint.errors import StorageUnavailable
 from spottune_trainer.checkpoint.lineage import Writer
 from spottune_trainer.checkpoint.protocol import Facts, Protocol
@@ -68,7 +69,7 @@ class TinyRun:
             for name, shape in (("layer.lora_A", (4, 16)), ("layer.lora_B", (16, 4)))
         }
         self._optimizer = torch.optim.AdamW(self.parameters.values(), lr=0.01)
-        self._snapshots = Snapshots(self.parameters)
+        self._snapshots = Snapshots(Arena(self.parameters, self._optimizer))
         self._history = History()
         self._generators = rng.capture()
         self.identity = state.Identity(spec_hash, "d" * 64, "", "m" * 64, 100, {"r": 4})
@@ -91,7 +92,7 @@ class TinyRun:
         files = state.encode(
             identity=self.identity,
             cursor=state.Cursor(self.step, self.step * SAMPLES_PER_STEP),
-            taken=self._snapshots.take(self._optimizer),
+            taken=self._snapshots.take(stepped=self.step > 0),
             history=self._history,
             generators=self._generators,
             makers=Makers().joined_by("cpu", 0),

@@ -20,6 +20,7 @@ import torch.nn.functional as functional
 
 from spottune_contract.runspec import TrainingSpec
 from spottune_trainer import rng, state
+from spottune_trainer.arena import Arena
 from spottune_trainer.checkpoint import Files
 from spottune_trainer.checkpoint.transfer import digest_of
 from spottune_trainer.exactness import Makers
@@ -98,6 +99,7 @@ class Run:
     """Finished optimizer steps."""
     generators: rng.Generators = field(init=False)
     """Of the last step boundary."""
+    arena: Arena = field(init=False)
     snapshots: Snapshots = field(init=False)
     makers: Makers = field(init=False)
     """What has computed the steps so far, this process included."""
@@ -106,7 +108,8 @@ class Run:
         self.optimizer = torch.optim.AdamW(
             list(self.adapted.parameters.values()), lr=0.0, betas=(0.9, 0.999), eps=1e-8, weight_decay=self.training.weight_decay
         )
-        self.snapshots = Snapshots(self.adapted.parameters)
+        self.arena = Arena(self.adapted.parameters, self.optimizer)
+        self.snapshots = Snapshots(self.arena)
         rng.seed_all(self.training.seed)
         self.generators = rng.capture()
         self.makers = Makers().joined_by(self.compute_class, self.step)
@@ -133,7 +136,7 @@ class Run:
 
         Raises `NonFinite` if the adapter must not be saved.
         """
-        taken = self.snapshots.take(self.optimizer)
+        taken = self.snapshots.take(stepped=self.step > 0)
         if not taken.finite:
             raise NonFinite(self.step, "the adapter")
         return self._encoded(taken, self.generators)
@@ -155,7 +158,7 @@ class Run:
     def load(self, files: Files) -> None:
         """Go on from a saved state."""
         decoded = self.check(files)
-        state.apply(decoded, self.adapted.parameters, self.optimizer)
+        state.apply(decoded, self.arena)
         self.step, self.history, self.generators = decoded.cursor.step, decoded.history, decoded.generators
         self.makers = decoded.makers.joined_by(self.compute_class, self.step)
 
@@ -167,7 +170,7 @@ class Run:
         here = rng.capture()
         # A state may have generators of GPUs that are not here, and lack those of GPUs that are.
         generators = {name: here.get(name, saved) for name, saved in self.generators.items()}
-        files = self._encoded(self.snapshots.take(self.optimizer), generators)
+        files = self._encoded(self.snapshots.take(stepped=self.step > 0), generators)
         return {name: digest_of(data) for name, data in files.items() if name != TRAINER}
 
     def evaluation_due(self) -> bool:

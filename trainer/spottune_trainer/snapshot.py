@@ -9,18 +9,17 @@ from __future__ import annotations
 
 import math
 import weakref
-from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 import numpy as np
 import torch
 
-from spottune_trainer.tensorfile import Kind, Layout, layout
+from spottune_trainer.arena import Arena
+from spottune_trainer.tensorfile import Layout, layout
 
 KEPT_BUFFERS = 2
 """One whose upload is under way, one for the next snapshot."""
 _ALIGNMENT = 64
-MOMENTS = ("exp_avg", "exp_avg_sq")
 
 
 @dataclass(frozen=True)
@@ -37,11 +36,11 @@ class Taken:
 @dataclass
 class _Buffer:
     storage: torch.Tensor
-    adapter: list[torch.Tensor]
-    moments: list[torch.Tensor]
-    """Views into the storage in the order of the files."""
-    flat: list[torch.Tensor]
-    """All of the adapter, one tensor for each type."""
+    weights: torch.Tensor
+    moments: torch.Tensor
+    """The contents of the two files, uint8; their headers are written once."""
+    numbers: list[torch.Tensor]
+    """The weights as numbers, one tensor for each type."""
     reader: weakref.ref[np.ndarray] | None = field(default=None)
 
     @property
@@ -50,17 +49,15 @@ class _Buffer:
 
 
 class Snapshots:
-    """Takes snapshots of one run's parameters and AdamW state, from one thread."""
+    """Takes snapshots of one run's arena, from one thread."""
 
-    def __init__(self, parameters: Mapping[str, torch.nn.Parameter]) -> None:
-        self._parameters = parameters
-        self._adapter = layout({name: (p.dtype, tuple(p.shape)) for name, p in parameters.items()})
-        self._optimizer = layout(moments(parameters))
-        self._adapter_start = -len(self._adapter.header) % _ALIGNMENT
-        end = self._adapter_start + self._adapter.size + len(self._optimizer.header)
-        self._optimizer_start = end + -end % _ALIGNMENT - len(self._optimizer.header)
+    def __init__(self, arena: Arena) -> None:
+        self._arena = arena
+        self._adapter_start = -len(arena.adapter.header) % _ALIGNMENT
+        end = self._adapter_start + arena.adapter.size + len(arena.optimizer.header)
+        self._optimizer_start = end + -end % _ALIGNMENT - len(arena.optimizer.header)
         self._buffers: list[_Buffer] = []
-        self._device = next((p.device for p in parameters.values() if p.device.type == "cuda"), None)
+        self._gpu = arena.device if arena.device.type == "cuda" else None
 
     @property
     def free(self) -> bool:
@@ -72,34 +69,30 @@ class Snapshots:
         """Of all buffers that are kept."""
         return sum(buffer.storage.numel() for buffer in self._buffers)
 
-    def take(self, optimizer: torch.optim.Optimizer) -> Taken:
-        """Copy the state; the model may change as soon as this returns. With no free buffer a further one is made, and not kept."""
-        buffer = self._free_buffer()
+    def take(self, *, stepped: bool) -> Taken:
+        """Copy the state; the model may change as soon as this returns. With no free buffer a further one is made, and not kept.
+
+        `stepped`: there was a step, so that the optimizer has something to keep.
+        """
+        arena, buffer = self._arena, self._free_buffer()
         # Made before the copy: from here on the buffer is not free.
         array = buffer.storage.numpy()
         buffer.reader = weakref.ref(array)
         view = array.data
-        with torch.no_grad():
-            for place, target in zip(self._adapter.places, buffer.adapter, strict=True):
-                target.copy_(self._parameters[place.name], non_blocking=True)
-            if optimizer.state:
-                for source, target in zip(self._states(optimizer), buffer.moments, strict=True):
-                    target.copy_(source, non_blocking=True)
-            if self._device is not None:
-                torch.cuda.current_stream(self._device).synchronize()
-            # Of the copy, in one pass over memory: what is looked at is what will be committed. NaN passes through both.
-            finite = all(math.isfinite(edge.item()) for flat in buffer.flat for edge in torch.aminmax(flat))
+        buffer.weights.copy_(arena.weights, non_blocking=True)
+        if stepped:
+            buffer.moments.copy_(arena.moments, non_blocking=True)
+        if self._gpu is not None:
+            torch.cuda.current_stream(self._gpu).synchronize()
+        if stepped and arena.steps_apart:
+            buffer.moments[arena.step_bytes].copy_(arena.steps)
+        # Of the copy, in one pass over memory: what is looked at is what will be committed. NaN passes through both.
+        finite = all(math.isfinite(edge.item()) for numbers in buffer.numbers for edge in torch.aminmax(numbers))
         return Taken(
-            view[self._adapter_start :][: self._adapter.size],
-            view[self._optimizer_start :][: self._optimizer.size] if optimizer.state else memoryview(_EMPTY.header),
+            view[self._adapter_start :][: arena.adapter.size],
+            view[self._optimizer_start :][: arena.optimizer.size] if stepped else memoryview(_EMPTY.header),
             finite,
         )
-
-    def _states(self, optimizer: torch.optim.Optimizer) -> list[torch.Tensor]:
-        """AdamW's tensors in the order of the file."""
-        of = {name: optimizer.state[parameter] for name, parameter in self._parameters.items()}
-        split = (place.name.rsplit("/", 1) for place in self._optimizer.places)
-        return [of[name][key] for name, key in split]
 
     def _free_buffer(self) -> _Buffer:
         for buffer in self._buffers:
@@ -111,37 +104,26 @@ class Snapshots:
         return buffer
 
     def _new_buffer(self) -> _Buffer:
+        arena = self._arena
         # Pinned memory is what a GPU can copy to while the CPU enqueues the next copy.
-        storage = torch.empty(self._optimizer_start + self._optimizer.size, dtype=torch.uint8, pin_memory=self._device is not None)
-        buffer = _Buffer(
-            storage,
-            _place(self._adapter, storage, self._adapter_start),
-            _place(self._optimizer, storage, self._optimizer_start),
-            _flat(self._adapter, storage, self._adapter_start),
-        )
-        return buffer
-
-
-def moments(parameters: Mapping[str, torch.nn.Parameter]) -> dict[str, Kind]:
-    """Names, types and shapes of AdamW's state after a step."""
-    kinds: dict[str, Kind] = {}
-    for name, p in parameters.items():
-        kinds[f"{name}/step"] = (torch.float32, ())
-        kinds |= {f"{name}/{key}": (p.dtype, tuple(p.shape)) for key in MOMENTS}
-    return kinds
+        storage = torch.empty(self._optimizer_start + arena.optimizer.size, dtype=torch.uint8, pin_memory=self._gpu is not None)
+        weights = _content(arena.adapter, storage, self._adapter_start)
+        moments = _content(arena.optimizer, storage, self._optimizer_start)
+        return _Buffer(storage, weights, moments, _numbers(arena.adapter, weights))
 
 
 _EMPTY = layout({})
 
 
-def _place(made: Layout, storage: torch.Tensor, start: int) -> list[torch.Tensor]:
-    """Write the header; views of the tensors behind it."""
-    storage[start : start + len(made.header)].copy_(torch.frombuffer(bytearray(made.header), dtype=torch.uint8))
-    return [place.view(storage, start) for place in made.places]
+def _content(made: Layout, storage: torch.Tensor, start: int) -> torch.Tensor:
+    """Write the header of a file; what follows it."""
+    body = start + len(made.header)
+    storage[start:body].copy_(torch.frombuffer(bytearray(made.header), dtype=torch.uint8))
+    return storage[body : start + made.size]
 
 
-def _flat(made: Layout, storage: torch.Tensor, start: int) -> list[torch.Tensor]:
+def _numbers(made: Layout, content: torch.Tensor) -> list[torch.Tensor]:
     spans: dict[torch.dtype, list[int]] = {}
     for place in made.places:
-        spans.setdefault(place.kind[0], []).extend((place.begin, place.end))
-    return [storage[start + min(at) : start + max(at)].view(dtype) for dtype, at in spans.items()]
+        spans.setdefault(place.kind[0], []).extend((place.begin - len(made.header), place.end - len(made.header)))
+    return [content[min(at) : max(at)].view(dtype) for dtype, at in spans.items()]

@@ -14,14 +14,15 @@ import torch
 
 from spottune_contract.records import canonical
 from spottune_trainer import rng
+from spottune_trainer.arena import Arena, adapter_kinds, optimizer_kinds
 from spottune_trainer.checkpoint import Files, Unacceptable
 from spottune_trainer.exactness import Makers
 from spottune_trainer.history import History
-from spottune_trainer.snapshot import MOMENTS, Taken, moments
+from spottune_trainer.snapshot import Taken
 from spottune_trainer.state_files import ADAPTER, CURSOR, HISTORY, NAMES, OPTIMIZER, RNG, TRAINER, document
 from spottune_trainer.tensorfile import Kind, parse
 
-FORMAT = 2
+FORMAT = 3
 CLASSES = "classes"
 """What of `trainer.json` says by which compute classes the state was made. It grows with them, and is no part of the identity."""
 _NOT_COMPARED = frozenset({"adapter_config", CLASSES})
@@ -98,9 +99,9 @@ def decode(files: Files, *, identity: Identity, parameters: Mapping[str, torch.n
     if differing := identity.differing(stated):
         raise Unacceptable(f"the state is of another run: {', '.join(differing)} differ")
     adapter = _tensors(files[ADAPTER], ADAPTER)
-    _fits(ADAPTER, adapter, {name: (p.dtype, tuple(p.shape)) for name, p in parameters.items()})
+    _fits(ADAPTER, adapter, adapter_kinds(parameters))
     optimizer = _tensors(files[OPTIMIZER], OPTIMIZER)
-    _fits(OPTIMIZER, optimizer, moments(parameters) if cursor.step else {})
+    _fits(OPTIMIZER, optimizer, optimizer_kinds(parameters) if cursor.step else {})
     # torch casts the bytes of its generator to a structure and crashes if they are not aligned; a copy is.
     generators = {name: tensor.clone() for name, tensor in _tensors(files[RNG], RNG).items()}
     here = rng.capture()
@@ -114,20 +115,9 @@ def decode(files: Files, *, identity: Identity, parameters: Mapping[str, torch.n
     return Decoded(cursor, adapter, optimizer, history, generators, makers)
 
 
-def apply(decoded: Decoded, parameters: Mapping[str, torch.nn.Parameter], optimizer: torch.optim.Optimizer) -> None:
+def apply(decoded: Decoded, arena: Arena) -> None:
     """Put adapter, optimizer moments and random number generators in place. Same bits as were saved."""
-    with torch.no_grad():
-        for name, parameter in parameters.items():
-            parameter.copy_(decoded.adapter[name])
-            parameter.grad = None
-    optimizer.state.clear()
-    for name, parameter in parameters.items():
-        if decoded.optimizer:
-            # AdamW keeps its step counter on the CPU, the moments beside the parameter.
-            optimizer.state[parameter] = {
-                "step": decoded.optimizer[f"{name}/step"].clone(),
-                **{key: decoded.optimizer[f"{name}/{key}"].to(parameter.device, copy=True) for key in MOMENTS},
-            }
+    arena.fill(decoded.adapter, decoded.optimizer)
     rng.restore(decoded.generators)
 
 

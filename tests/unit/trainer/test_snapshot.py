@@ -15,6 +15,7 @@ import safetensors.torch
 import torch
 
 from spottune_contract.records import Commit
+from spottune_trainer.arena import Arena
 from spottune_trainer.checkpoint import CheckpointError, Saver, Snapshot
 from spottune_trainer.checkpoint.store import PutResult, Unknown
 from spottune_trainer.loop import NonFinite, Run, train
@@ -42,10 +43,14 @@ def step(parameters: Parameters, optimizer: torch.optim.Optimizer) -> None:
     optimizer.step()
 
 
+def snapshots_of(parameters: Parameters, optimizer: torch.optim.Optimizer) -> Snapshots:
+    return Snapshots(Arena(parameters, optimizer))
+
+
 def plainly(parameters: Parameters, optimizer: torch.optim.Optimizer) -> tuple[bytes, bytes]:
     """The same as safetensors makes it from the tensors themselves."""
     adapter = {name: p.detach().contiguous() for name, p in parameters.items()}
-    moments = {f"{name}/{key}": value.contiguous() for name, p in parameters.items() for key, value in optimizer.state.get(p, {}).items()}
+    moments = {f"{key}/{name}": value.contiguous() for name, p in parameters.items() for key, value in optimizer.state.get(p, {}).items()}
     return safetensors.torch.save(adapter), safetensors.torch.save(moments)
 
 
@@ -53,31 +58,36 @@ def test_the_bytes_are_those_of_safetensors(make_run: MakeRun) -> None:
     from tests.unit.trainer.conftest import Quiet
 
     run = make_run(maxSteps=2)
-    for _ in range(2):  # before the first step, and at the end
-        files = run.save()
-        assert (files[ADAPTER], files[OPTIMIZER]) == plainly(run.adapted.parameters, run.optimizer)
-        train(run, Quiet())
+    files = run.save()
+    adapter, _ = plainly(run.adapted.parameters, run.optimizer)
+    assert (files[ADAPTER], files[OPTIMIZER]) == (adapter, safetensors.torch.save({}))
+    train(run, Quiet())
+    files = run.save()
+    assert (files[ADAPTER], files[OPTIMIZER]) == plainly(run.adapted.parameters, run.optimizer)
 
 
+@pytest.mark.parametrize("steps_apart", [False, True])
 @pytest.mark.parametrize("dtypes", [(torch.bfloat16,), (torch.float32, torch.bfloat16), (torch.float16, torch.float64)])
-def test_the_bytes_are_those_of_safetensors_for_other_types(dtypes: tuple[torch.dtype, ...]) -> None:
+def test_the_bytes_are_those_of_safetensors_for_other_types(dtypes: tuple[torch.dtype, ...], steps_apart: bool) -> None:
     parameters = {f"p{n}": torch.nn.Parameter(torch.randn(3, n).to(dtypes[n % len(dtypes)])) for n in range(1, 6)}
     optimizer = stepped(parameters)
-    taken = Snapshots(parameters).take(optimizer)
+    snapshots = Snapshots(Arena(parameters, optimizer, steps_apart=steps_apart))
+    step(parameters, optimizer)
+    taken = snapshots.take(stepped=True)
     assert (taken.adapter, taken.optimizer) == plainly(parameters, optimizer)
 
 
 def test_a_parameter_that_is_not_contiguous_is_copied_as_safetensors_writes_it() -> None:
     parameters = {"p": torch.nn.Parameter(torch.randn(5, 3).T)}
     optimizer = stepped(parameters)
-    assert Snapshots(parameters).take(optimizer).adapter == plainly(parameters, optimizer)[0]
+    assert snapshots_of(parameters, optimizer).take(stepped=True).adapter == plainly(parameters, optimizer)[0]
 
 
 def test_a_buffer_is_used_again_when_nobody_reads_it_and_not_before() -> None:
     parameters = some_parameters()
     optimizer = stepped(parameters)
-    snapshots = Snapshots(parameters)
-    first = snapshots.take(optimizer)
+    snapshots = snapshots_of(parameters, optimizer)
+    first = snapshots.take(stepped=True)
     piece = first.optimizer[7:11]  # as a request would still send it
     kept = bytes(piece)
     del first
@@ -85,7 +95,7 @@ def test_a_buffer_is_used_again_when_nobody_reads_it_and_not_before() -> None:
     others = []
     for _ in range(3):
         step(parameters, optimizer)
-        others.append(snapshots.take(optimizer))
+        others.append(snapshots.take(stepped=True))
     assert not snapshots.free
     assert bytes(piece) == kept
     assert len({bytes(taken.adapter) for taken in others}) == 3
@@ -94,7 +104,7 @@ def test_a_buffer_is_used_again_when_nobody_reads_it_and_not_before() -> None:
     del piece
     assert snapshots.free
     for _ in range(20):
-        snapshots.take(optimizer)
+        snapshots.take(stepped=True)
     assert snapshots.bytes_held == held
 
 
@@ -102,21 +112,21 @@ def test_a_buffer_is_used_again_when_nobody_reads_it_and_not_before() -> None:
 def test_not_one_number_of_the_adapter_may_be_infinite_or_nan(value: float) -> None:
     parameters = {f"p{n}": torch.nn.Parameter(torch.randn(n)) for n in (1, 2, 7, 33, 70_001)}
     optimizer = torch.optim.AdamW(parameters.values())
-    snapshots, chosen = Snapshots(parameters), random.Random(4)
+    snapshots, chosen = snapshots_of(parameters, optimizer), random.Random(4)
     for name, parameter in parameters.items():
         last = len(parameter) - 1
         for place in {0, last, *(chosen.randrange(last + 1) for _ in range(20))}:
             with torch.no_grad():
                 before = parameter[place].item()
                 parameter[place] = value
-                assert not snapshots.take(optimizer).finite, (name, place)
+                assert not snapshots.take(stepped=False).finite, (name, place)
                 parameter[place] = before
-    assert snapshots.take(optimizer).finite
+    assert snapshots.take(stepped=False).finite
 
 
 def test_numbers_whose_sum_would_overflow_are_finite() -> None:
     parameters = {"p": torch.nn.Parameter(torch.full((100,), 3e38))}
-    assert Snapshots(parameters).take(torch.optim.AdamW(parameters.values())).finite
+    assert snapshots_of(parameters, torch.optim.AdamW(parameters.values())).take(stepped=False).finite
 
 
 def test_a_state_that_is_not_finite_is_never_committed(make_run: MakeRun) -> None:
@@ -141,7 +151,7 @@ class Bench:
     def __init__(self) -> None:
         self.parameters = some_parameters()
         self.optimizer = stepped(self.parameters)
-        self.snapshots = Snapshots(self.parameters)
+        self.snapshots = snapshots_of(self.parameters, self.optimizer)
         self.store = QuietStore()
         self.commits: list[Commit] = []
         self.failures: list[CheckpointError] = []
@@ -155,7 +165,7 @@ class Bench:
             return False
         adapter, moments = plainly(self.parameters, self.optimizer)
         self.expected[at] = digests({ADAPTER: adapter, OPTIMIZER: moments})
-        taken = self.snapshots.take(self.optimizer)
+        taken = self.snapshots.take(stepped=True)
         files = {ADAPTER: taken.adapter, OPTIMIZER: taken.optimizer}
         reason = "notice" if urgent else "interval"
         self.saver.submit(Snapshot(files, at, at, reason), urgent=urgent, deadline=deadline)
@@ -233,7 +243,7 @@ def test_a_failed_save_gives_its_buffer_back_though_the_error_is_kept(bench: Ben
 
 
 def test_a_periodic_state_is_skipped_and_an_urgent_one_taken_if_requests_that_were_given_up_read_all_buffers(bench: Bench) -> None:
-    readers = [bench.snapshots.take(bench.optimizer) for _ in range(KEPT_BUFFERS)]
+    readers = [bench.snapshots.take(stepped=True) for _ in range(KEPT_BUFFERS)]
     kept = [bytes(taken.adapter) for taken in readers]
     assert not bench.submit(1)
     assert bench.submit(2, urgent=True, deadline=time.monotonic() + 20)
