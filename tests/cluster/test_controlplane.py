@@ -17,6 +17,7 @@ from kubernetes.client.rest import ApiException
 from localcloud.controlplane import ControlPlane
 from localcloud.home import Home
 from localcloud.process import ServiceError
+from tests.fixtures.admission import await_refusal
 
 pytestmark = pytest.mark.cluster
 
@@ -85,6 +86,7 @@ def test_pod_security_refuses_a_privileged_pod(kube: client.ApiClient, namespace
     core.patch_namespace(namespace, {"metadata": {"labels": {"pod-security.kubernetes.io/enforce": "restricted"}}})
     core.create_namespaced_pod(namespace, {"metadata": {"name": "good"}, "spec": RESTRICTED_POD})
     bad = RESTRICTED_POD | {"hostNetwork": True}
+    await_refusal(core, namespace, hostNetwork=True)
     error = refusal(lambda: core.create_namespaced_pod(namespace, {"metadata": {"name": "bad"}, "spec": bad}))
     assert error.status == 403
     assert "hostNetwork" in error.body

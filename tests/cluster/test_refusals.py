@@ -22,6 +22,7 @@ from spottune_operator.cluster import (
     ReferenceMissing,
     load_configuration,
 )
+from tests.fixtures.admission import await_refusal
 from tests.fixtures.operator_process import HollowNodes, HollowTrainer, Jobs, OperatorProcess, await_service_account, await_value
 
 pytestmark = pytest.mark.cluster
@@ -45,26 +46,31 @@ async def port(control_plane: ControlPlane) -> AsyncIterator[KubernetesCluster]:
 
 def no_room(core: client.CoreV1Api, namespace: str) -> None:
     core.create_namespaced_resource_quota(namespace, {"metadata": {"name": "q"}, "spec": {"hard": {"pods": "0"}}})
+    await_refusal(core, namespace)
 
 
 def no_limit_told(core: client.CoreV1Api, namespace: str) -> None:
     core.create_namespaced_resource_quota(namespace, {"metadata": {"name": "q"}, "spec": {"hard": {"limits.memory": "1Gi"}}})
     await_value(lambda: core.read_namespaced_resource_quota("q", namespace).status.hard, "the quota is counted")
+    await_refusal(core, namespace)
 
 
 def small_containers(core: client.CoreV1Api, namespace: str) -> None:
     limits = {"limits": [{"type": "Container", "max": {"cpu": "1"}}]}
     core.create_namespaced_limit_range(namespace, {"metadata": {"name": "small"}, "spec": limits})
+    await_refusal(core, namespace)
 
 
 def restricted(core: client.CoreV1Api, namespace: str) -> None:
     core.patch_namespace(namespace, {"metadata": {"labels": {"pod-security.kubernetes.io/enforce": "restricted"}}})
+    await_refusal(core, namespace, hostNetwork=True)
 
 
 def going(core: client.CoreV1Api, namespace: str) -> None:
     """A finalizer on something in it holds it in this state."""
     core.create_namespaced_config_map(namespace, {"metadata": {"name": "held", "finalizers": ["test.spottune.dev/held"]}})
     core.delete_namespace(namespace)
+    await_refusal(core, namespace)
 
 
 REFUSALS: dict[str, tuple[Callable[[client.CoreV1Api, str], None], Json, type[ClusterError], str]] = {
