@@ -62,11 +62,10 @@ def measure(quick: bool) -> Sequence[Figure]:
     """ABBA pairs of two optimizer steps of 6 × 96 tokens. The goal is the trainer's: in life the store is not on its cores."""
     chosen = spec(EXAMPLE)
     run = make_run(chosen, model(chosen), samples())
-    pairs = 2 if quick else 14
     with sink_server() as server, tempfile.TemporaryDirectory() as folder:
-        figures = _compare(run, server.store(Path(folder)), pairs, "", goal=1.0)
+        figures = _compare(run, server.store(Path(folder)), 2 if quick else 14, "", goal=1.0)
     with seaweedfs() as server:
-        return [*figures, *_compare(run, job_store(server), pairs, ", SeaweedFS on the same cores", goal=None)]
+        return [*figures, *_compare(run, job_store(server), 2 if quick else 6, ", SeaweedFS on the same cores", goal=None)]
 
 
 def _compare(run: Run, store: Store, count: int, where: str, goal: float | None) -> list[Figure]:
