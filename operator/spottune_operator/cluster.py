@@ -23,6 +23,8 @@ READ_TIMEOUT = 5.0
 """Seconds without a byte before a request counts as lost: a half-open connection is seen in this time."""
 TOTAL_TIMEOUT = 30.0
 """Seconds for a whole request, however slowly it trickles."""
+PAGE = 500
+"""Objects that a list asks for at once. All pages show one moment: the API server ties them to the version of the first."""
 
 _JOBS = f"/apis/{GROUP}/{API_VERSION}"
 _LEASES = "/apis/coordination.k8s.io/v1"
@@ -145,7 +147,7 @@ class KubernetesCluster:
         await self._api.close()
 
     async def list_jobs(self) -> list[Json]:
-        return _items(await self._call("GET", f"{_JOBS}/{PLURAL}"), api_version=f"{GROUP}/{API_VERSION}", kind=KIND)
+        return await self._list(f"{_JOBS}/{PLURAL}", api_version=f"{GROUP}/{API_VERSION}", kind=KIND)
 
     async def get_job(self, namespace: str, name: str) -> Json:
         return await self._call("GET", f"{_JOBS}/namespaces/{namespace}/{PLURAL}/{name}")
@@ -165,7 +167,7 @@ class KubernetesCluster:
     async def list_pods(self, namespace: str | None = None, job: str | None = None) -> list[Json]:
         path = f"/api/v1/namespaces/{namespace}/pods" if namespace else "/api/v1/pods"
         selector = f"{JOB}={job}" if job else JOB
-        return _items(await self._call("GET", path, query={"labelSelector": selector}), api_version="v1", kind="Pod")
+        return await self._list(path, api_version="v1", kind="Pod", query={"labelSelector": selector})
 
     async def get_pod(self, namespace: str, name: str) -> Json:
         return await self._call("GET", f"/api/v1/namespaces/{namespace}/pods/{name}")
@@ -183,7 +185,7 @@ class KubernetesCluster:
             raise NotFound(f"pod {namespace}/{name} is no longer the one with UID {uid}: {error.message}", status=409) from None
 
     async def list_nodes(self) -> list[Json]:
-        return _items(await self._call("GET", "/api/v1/nodes"), api_version="v1", kind="Node")
+        return await self._list("/api/v1/nodes", api_version="v1", kind="Node")
 
     async def create_event(self, event: Json) -> None:
         await self._write("POST", f"/api/v1/namespaces/{event['metadata']['namespace']}/events", body=event)
@@ -198,6 +200,18 @@ class KubernetesCluster:
     async def put_lease(self, lease: Json) -> Json:
         metadata = lease["metadata"]
         return await self._call("PUT", f"{_LEASES}/namespaces/{metadata['namespace']}/leases/{metadata['name']}", body=lease)
+
+    async def _list(self, path: str, *, api_version: str, kind: str, query: Mapping[str, str] | None = None) -> list[Json]:
+        """Everything, page by page. A page that has expired on the server fails the whole list: the next one begins anew."""
+        items: list[Json] = []
+        page = {**(query or {}), "limit": str(PAGE)}
+        while True:
+            document = await self._call("GET", path, query=page)
+            items += _items(document, api_version=api_version, kind=kind)
+            more = (document.get("metadata") or {}).get("continue")
+            if not more:
+                return items
+            page["continue"] = more
 
     async def _write(self, method: str, path: str, *, body: Json, content_type: str | None = None) -> Json:
         if not self.leads():
@@ -272,5 +286,5 @@ def _parse(data: bytes) -> Json:
 
 
 def _items(document: Json, *, api_version: str, kind: str) -> list[Json]:
-    """The list's items, each with the type that a list leaves out."""
+    """One page's items, each with the type that a list leaves out."""
     return [{"apiVersion": api_version, "kind": kind, **item} for item in document.get("items") or []]

@@ -13,6 +13,7 @@ import kopf
 from kubernetes.aio.client.configuration import Configuration
 
 from spottune_contract.labels import API_VERSION, GROUP, JOB, PLURAL
+from spottune_operator.cluster import PAGE
 from spottune_operator.health import Health
 from spottune_operator.view import JobKey, View
 from spottune_operator.workqueue import WorkQueue
@@ -22,6 +23,8 @@ Kind = Literal["job", "pod", "node"]
 INACTIVE_SECONDS = 75.0
 """A watch without an event or a bookmark (the API server sends one a minute) for this long is opened anew."""
 _LONGEST_PAUSE = 3.0
+_IDLE_SECONDS = 0.2
+"""kopf keeps a task, and with it the whole object that was heard of last, for so long after an object's last event."""
 
 
 class Patience:
@@ -44,7 +47,9 @@ def configure(settings: kopf.OperatorSettings) -> None:
     settings.networking.request_timeout = 30
     settings.watching.connect_timeout = 5
     settings.watching.inactivity_timeout = INACTIVE_SECONDS
+    settings.watching.chunk_size = PAGE
     settings.watching.label_selectors["", "v1", "pods"] = JOB
+    settings.queueing.idle_timeout = _IDLE_SECONDS
     settings.queueing.exit_timeout = 0.5
     settings.process.ultimate_exiting_timeout = 20
 
