@@ -16,7 +16,6 @@ from typing import TYPE_CHECKING
 
 import boto3
 from botocore.config import Config
-from botocore.exceptions import BotoCoreError, ClientError
 
 from spottune_contract.failpoint import hit
 from spottune_operator import logs
@@ -106,7 +105,7 @@ class NoticeQueue:
                 continue
             try:
                 answer = self._client.receive_message(QueueUrl=self._url, MaxNumberOfMessages=10, WaitTimeSeconds=self._wait_seconds)
-            except (BotoCoreError, ClientError) as error:
+            except Exception as error:  # whatever it is: nobody would notice that this thread has ended
                 self._tell(answering=False)
                 _log.warning(
                     "queue does not answer", queue=self._url, error=f"{type(error).__name__}: {error}", again_in_seconds=round(pause)
@@ -127,6 +126,7 @@ class NoticeQueue:
         for receipt, future in running:
             try:
                 future.result(self._handle_seconds)
+                hit("O8")
             except Rejected as error:
                 _log.warning("message left for the dead-letter queue", queue=self._url, error=str(error))
             except FutureTimeout:
@@ -135,13 +135,12 @@ class NoticeQueue:
             except Exception as error:
                 _log.warning("message not handled; it will come again", queue=self._url, error=f"{type(error).__name__}: {error}")
             else:
-                hit("O8")
                 self._delete(receipt)
 
     def _delete(self, receipt: str) -> None:
         try:
             self._client.delete_message(QueueUrl=self._url, ReceiptHandle=receipt)
-        except (BotoCoreError, ClientError) as error:
+        except Exception as error:
             _log.warning("message not deleted; it will come again", queue=self._url, error=f"{type(error).__name__}: {error}")
 
     def _tell(self, *, answering: bool) -> None:

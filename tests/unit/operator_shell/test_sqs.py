@@ -5,12 +5,14 @@ from __future__ import annotations
 import asyncio
 import secrets
 from collections.abc import Iterator
+from typing import Any
 
 import boto3
 import pytest
 from moto.server import ThreadedMotoServer
 from mypy_boto3_sqs import SQSClient
 
+from spottune_contract import failpoint
 from spottune_operator.notices.sqs import NoticeQueue, QueueSettings, Rejected, connect
 
 
@@ -44,12 +46,20 @@ def queue_url(sqs: SQSClient) -> str:
 class Reader:
     """A running `NoticeQueue` whose handler is told what to do with each body."""
 
-    def __init__(self, endpoint: str, url: str, wait_seconds: int = 1, handle_seconds: float = 2.0, wanted: bool = True) -> None:
+    def __init__(
+        self,
+        endpoint: str,
+        url: str,
+        wait_seconds: int = 1,
+        handle_seconds: float = 2.0,
+        wanted: bool = True,
+        client: SQSClient | None = None,
+    ) -> None:
         self.wanted = wanted
         self.handled: list[str] = []
         self.up: list[bool] = []
         self.news = asyncio.Event()
-        client = connect(QueueSettings(url, "us-east-1", endpoint))
+        client = client or connect(QueueSettings(url, "us-east-1", endpoint))
         limits = {"wait_seconds": wait_seconds, "handle_seconds": handle_seconds}
         self.queue = NoticeQueue(client, url, self._handle, up=self._up, wanted=lambda: self.wanted, **limits)  # type: ignore[arg-type]
         self.queue.start()
@@ -144,5 +154,37 @@ async def test_f70_an_outage_is_reported_and_its_end_too(endpoint: str, sqs: SQS
     sqs.create_queue(QueueName=queue_url.rpartition("/")[2], Attributes=attributes)  # type: ignore[arg-type]
     sqs.send_message(QueueUrl=queue_url, MessageBody="after")
     await reader.until("'after' in r.handled")
+    assert reader.up == [False, True]
+    reader.queue.stop()
+
+
+async def test_a_failure_between_handling_and_deleting_brings_the_message_again_and_ends_no_reading(
+    endpoint: str, sqs: SQSClient, queue_url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(failpoint, "_armed", {"O8": ("raise", 1)})
+    monkeypatch.setattr(failpoint, "_hits", {})
+    reader = Reader(endpoint, queue_url)
+    sqs.send_message(QueueUrl=queue_url, MessageBody="one")
+    await reader.until("len(r.handled) == 2")
+    assert await _emptied(sqs, queue_url)
+    reader.queue.stop()
+
+
+async def test_an_error_of_an_unknown_kind_in_the_client_is_an_outage_and_ends_no_reading(
+    endpoint: str, sqs: SQSClient, queue_url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    client = connect(QueueSettings(queue_url, "us-east-1", endpoint))
+    receive, raised = client.receive_message, list[Exception]()
+
+    def fails_once(**arguments: Any) -> Any:
+        if not raised:
+            raised.append(OSError("too many open files"))
+            raise raised[0]
+        return receive(**arguments)
+
+    monkeypatch.setattr(client, "receive_message", fails_once)
+    reader = Reader(endpoint, queue_url, client=client)
+    sqs.send_message(QueueUrl=queue_url, MessageBody="one")
+    await reader.until("'one' in r.handled")
     assert reader.up == [False, True]
     reader.queue.stop()
