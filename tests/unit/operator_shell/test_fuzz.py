@@ -53,9 +53,9 @@ def check(document: Any) -> str:
         assert accepted.reason is Reason.INVALID_SPEC
         assert "spec." in accepted.message
         return "refused by both" if refusals else "refused by the types"
-    if readable.suspend:
+    if readable.cancel or readable.suspend:
         assert answer.action is None
-        return "suspended"
+        return "not wanted"
     assert isinstance(answer.action, CreatePod)
     check_pod(seen, answer.action)
     return "refused by the schema" if refusals else "a pod"
@@ -78,6 +78,7 @@ _QUIET = [HealthCheck.too_slow, HealthCheck.data_too_large, HealthCheck.filter_t
 
 def test_the_good_specs_become_pods() -> None:
     assert {check(MINIMAL), check(FULL)} == {"a pod"}
+    assert {check(MINIMAL | wish) for wish in ({"cancel": True}, {"suspend": True})} == {"not wanted"}
 
 
 @settings(max_examples=300, suppress_health_check=_QUIET)
