@@ -68,4 +68,3 @@ async def test_half_a_list_is_no_list(pages: tuple[Pages, KubernetesCluster]) ->
     served.expired = "t2"
     with pytest.raises(Unavailable):
         await cluster.list_pods()
-
