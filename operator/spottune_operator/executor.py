@@ -28,6 +28,7 @@ from spottune_operator.cluster import (
     NotFound,
     QuotaExceeded,
     ReferenceMissing,
+    Unavailable,
 )
 from spottune_operator.events import Teller
 from spottune_operator.manifests import TrainerDefaults, trainer_pod
@@ -249,6 +250,9 @@ class Executor:
             return self._refused(observed, action, ObstacleKind.TERMINATING, error)
         except AdmissionDenied as error:
             return self._refused(observed, action, ObstacleKind.DENIED, error)
+        except Unavailable as error:
+            self._metrics.api_errors.labels(type(error).__name__).inc()
+            return self._refused(observed, action, ObstacleKind.FAILING, error)
         else:
             hit("O3")
             outcome = "created"

@@ -20,10 +20,19 @@ from spottune_operator.cluster import (
     NamespaceTerminating,
     QuotaExceeded,
     ReferenceMissing,
+    Unavailable,
     load_configuration,
 )
 from tests.fixtures.admission import await_refusal
-from tests.fixtures.operator_process import HollowNodes, HollowTrainer, Jobs, OperatorProcess, await_service_account, await_value
+from tests.fixtures.operator_process import (
+    HollowNodes,
+    HollowTrainer,
+    Jobs,
+    OperatorProcess,
+    await_service_account,
+    await_value,
+    free_port,
+)
 
 pytestmark = pytest.mark.cluster
 
@@ -73,6 +82,36 @@ def going(core: client.CoreV1Api, namespace: str) -> None:
     await_refusal(core, namespace)
 
 
+def webhook_down(core: client.CoreV1Api, namespace: str) -> None:
+    """It must be asked, and nobody listens. It goes with `webhook_up`."""
+    hook = {
+        "name": "down.test.spottune.dev",
+        "admissionReviewVersions": ["v1"],
+        "sideEffects": "None",
+        "failurePolicy": "Fail",
+        "clientConfig": {"url": f"https://127.0.0.1:{free_port()}/"},
+        "namespaceSelector": {"matchLabels": {"kubernetes.io/metadata.name": namespace}},
+        "rules": [{"apiGroups": [""], "apiVersions": ["v1"], "operations": ["CREATE"], "resources": ["pods"]}],
+    }
+    admission = client.AdmissionregistrationV1Api(core.api_client)
+    admission.create_validating_webhook_configuration({"metadata": {"name": namespace}, "webhooks": [hook]})
+    probe = copy.deepcopy(POD)
+    probe["metadata"]["name"] = "probe"
+
+    def asked() -> bool:
+        try:
+            core.create_namespaced_pod(namespace, probe, dry_run="All")
+        except client.ApiException as error:
+            return error.status == 500
+        return False
+
+    await_value(asked, "the API server asks the webhook")
+
+
+def webhook_up(core: client.CoreV1Api, namespace: str) -> None:
+    client.AdmissionregistrationV1Api(core.api_client).delete_validating_webhook_configuration(namespace)
+
+
 REFUSALS: dict[str, tuple[Callable[[client.CoreV1Api, str], None], Json, type[ClusterError], str]] = {
     "quota": (no_room, {}, QuotaExceeded, "quota: q"),
     "a quota that asks for a limit": (no_limit_told, {}, AdmissionDenied, "must specify limits.memory"),
@@ -81,6 +120,7 @@ REFUSALS: dict[str, tuple[Callable[[client.CoreV1Api, str], None], Json, type[Cl
     "namespace being deleted": (going, {}, NamespaceTerminating, "is being terminated"),
     "service account": (lambda core, namespace: None, {"serviceAccountName": "nobody"}, ReferenceMissing, '"nobody" not found'),
     "priority class": (lambda core, namespace: None, {"priorityClassName": "none"}, ReferenceMissing, "PriorityClass"),
+    "webhook down": (webhook_down, {}, Unavailable, 'failed calling webhook "down.test.spottune.dev"'),
     "invalid": (lambda core, namespace: None, {"restartPolicy": "Sometimes"}, AdmissionDenied, "restartPolicy"),
 }
 
@@ -101,6 +141,8 @@ async def test_each_refusal_of_the_api_server_has_its_own_meaning(port: Kubernet
         assert type(caught.value) is meaning, caught.value
         assert words in caught.value.message
     finally:
+        if why == "webhook down":
+            webhook_up(core, namespace)
         if why == "namespace being deleted":
             core.patch_namespaced_config_map("held", namespace, {"metadata": {"finalizers": None}})
         else:
@@ -143,6 +185,22 @@ def test_f57_an_image_that_cannot_be_had_is_told_and_an_edit_of_the_spec_mends_i
     jobs.vanish("job-e1-0")
     assert jobs.await_pod("job-e2-0").spec.containers[0].image == "somewhere.example/trainer:1"
     assert jobs.status().get("failures", 0) == 0
+
+
+def test_f58_a_webhook_that_is_down_is_told_and_waited_for(operator: OperatorProcess, jobs: Jobs) -> None:
+    webhook_down(jobs.core, jobs.namespace)
+    try:
+        jobs.create()
+        await_value(lambda: jobs.condition("CapacityAvailable").get("reason") == "PodCreateFails", "the job says so")
+    finally:
+        webhook_up(jobs.core, jobs.namespace)
+    answer = jobs.condition("CapacityAvailable")
+    assert (answer["status"], jobs.phase()) == ("False", "Waiting")
+    assert 'failed calling webhook "down.test.spottune.dev"' in answer["message"]
+    assert "mend its service" in answer["message"]
+    jobs.await_pod("job-e1-0", 30)
+    await_value(lambda: jobs.condition("CapacityAvailable")["status"] == "True", "that it works again is told")
+    assert (jobs.status()["attempt"], jobs.status().get("failures", 0)) == (1, 0)
 
 
 def test_f55_a_pod_that_fits_nowhere_tells_the_schedulers_words_and_an_edit_of_the_spec_mends_it(

@@ -78,6 +78,7 @@ class Reason(StrEnum):
     POD_DENIED = "PodDenied"
     NAME_TAKEN = "PodNameTaken"
     REFERENCE_MISSING = "ReferenceMissing"
+    POD_CREATE_FAILS = "PodCreateFails"
     SPEC_EDITED = "SpecEdited"
     IMAGE_UNAVAILABLE = "ImageUnavailable"
     CONTAINER_NOT_CREATED = "ContainerNotCreated"

@@ -158,7 +158,7 @@ def namespace_goes_away(s: Situation) -> Plan | None:
 
 
 def pod_was_refused(s: Situation) -> Plan | None:
-    """The API server did not accept the pod: wait for quota, fail for what will be refused again."""
+    """The API server did not make the pod: wait for what may come or heal, fail for what will be refused again."""
     obstacle = s.observed.obstacle
     if obstacle is None or not s.unaccounted or s.current is not None or obstacle.epoch != s.status.attempt:
         return None
@@ -172,10 +172,17 @@ def pod_was_refused(s: Situation) -> Plan | None:
     wait = obstacle.at + backoff.after_refusals(obstacle.count) - s.now
     if not 0 < wait <= backoff.REFUSAL_MOST:
         return None
+    if obstacle.kind is ObstacleKind.FAILING and obstacle.count == 1:
+        # A single lost answer is no news.
+        return _plan(s, pod_was_refused, s.status, requeue_after=wait)
     reason, remedy = {
         ObstacleKind.QUOTA: (Reason.QUOTA_EXCEEDED, "Raise the namespace's ResourceQuota or wait for other pods to end."),
         ObstacleKind.MISSING: (Reason.REFERENCE_MISSING, "Create what is missing, or change podOverrides."),
         ObstacleKind.NAME_TAKEN: (Reason.NAME_TAKEN, "Waiting until the other pod of that name is gone."),
+        ObstacleKind.FAILING: (
+            Reason.POD_CREATE_FAILS,
+            "Tried again until it works. If a webhook is named, mend its service or exempt this namespace; else look at the API server.",
+        ),
     }[obstacle.kind]
     message = f"{obstacle.message}. {remedy}"
     status = answered(s, change(s.status, phase=Phase.WAITING), ConditionType.CAPACITY_AVAILABLE, "False", reason, message)

@@ -132,6 +132,8 @@ class ObstacleKind(StrEnum):
     """A pod of that name exists and is not ours, or is on its way out: wait."""
     MISSING = "Missing"
     """Something that the pod needs is not there yet (its service account, its priority class): may come."""
+    FAILING = "Failing"
+    """The API server, or a webhook that it asks, failed or gave no answer: may heal. Whether the pod was made, the next list shows."""
 
 
 @dataclass(frozen=True)

@@ -81,6 +81,9 @@ ALONE: dict[tuple[str, bool, str], Expected] = {
     ("never seen", False, "Quota"): ("pod_was_refused", Phase.WAITING, None),
     ("never seen", False, "NameTaken"): ("pod_was_refused", Phase.WAITING, None),
     ("never seen", False, "Missing"): ("pod_was_refused", Phase.WAITING, None),
+    ("never seen", False, "Failing"): ("pod_was_refused", Phase.RUNNING, None),
+    ("never seen", False, "Failing again"): ("pod_was_refused", Phase.WAITING, None),
+    ("never seen", True, "Failing again"): ("attempt_is_not_wanted_any_more", Phase.ACCOUNTING, None),
     ("never seen", False, "Terminating"): ("namespace_goes_away", Phase.CANCELLED, None),
     ("never seen", False, "Denied"): ("pod_was_refused", Phase.FAILED, None),
     ("never seen", True, "Denied"): ("attempt_is_not_wanted_any_more", Phase.ACCOUNTING, None),
@@ -318,6 +321,13 @@ HELD_UP: dict[str, tuple[Observed, ConditionType, Reason, Phase, str]] = {
         Reason.REFERENCE_MISSING,
         Phase.WAITING,
         "Create what is missing",
+    ),
+    "the API server or a webhook fails": (
+        observed(status=status(pod_uid=""), obstacle=table.REFUSALS["Failing again"]),
+        ConditionType.CAPACITY_AVAILABLE,
+        Reason.POD_CREATE_FAILS,
+        Phase.WAITING,
+        "If a webhook is named, mend its service",
     ),
     "denied": (
         observed(status=status(pod_uid=""), obstacle=table.REFUSALS["Denied"]),

@@ -135,14 +135,40 @@ async def test_a_status_write_that_may_have_failed_is_followed_by_nothing(setup:
     assert setup.cluster.writes == ["status"]
 
 
-async def test_a_create_whose_answer_was_lost_is_adopted(setup: Setup) -> None:
+async def test_a_create_whose_answer_was_lost_is_found_done(setup: Setup, monkeypatch: pytest.MonkeyPatch) -> None:
     setup.cluster.add_job("job")
-    setup.cluster.refuse["create"] = [Unavailable("no answer")]
-    with pytest.raises(Unavailable):
-        await setup.executor.look(KEY)
+    create = setup.cluster.create_pod
+
+    async def lost(manifest: dict[str, Any]) -> dict[str, Any]:
+        await create(manifest)
+        raise Unavailable("no answer")
+
+    monkeypatch.setattr(setup.cluster, "create_pod", lost)
     await setup.settle()
+    assert setup.cluster.writes.count("create") == 1
     assert list(setup.cluster.pods) == [("demo", "job-e1-0")]
-    assert setup.status()["attempt"] == 1
+    assert (setup.status()["attempt"], setup.status()["phase"]) == (1, "Starting")
+
+
+@pytest.mark.parametrize("error", [Unavailable('failed calling webhook "w"', status=500), Unavailable("no answer")], ids=["500", "silence"])
+async def test_a_create_that_fails_again_and_again_is_told_until_it_works(setup: Setup, error: Unavailable) -> None:
+    setup.cluster.add_job("job")
+    setup.cluster.refuse["create"] = [error] * 3
+    phases = []
+    while not setup.cluster.pods:
+        again = await setup.settle()
+        told = next(c for c in setup.status()["conditions"] if c["type"] == "CapacityAvailable")
+        phases.append((setup.status()["phase"], told["reason"]))
+        setup.now += again or 0
+    assert phases == [("Starting", "AttemptStarted"), *[("Waiting", "PodCreateFails")] * 2, ("Starting", "PodCreateFails")]
+    assert error.message in told["message"]
+    assert [event["reason"] for event in setup.cluster.events.values()].count("PodCreateFails") == 1
+    setup.node("n1", "i-0a")
+    setup.run_pod("job-e1-0", "n1")
+    await setup.settle()
+    told = next(c for c in setup.status()["conditions"] if c["type"] == "CapacityAvailable")
+    assert (told["status"], told["reason"], setup.status()["phase"]) == ("True", "Scheduled", "Starting")
+    assert (setup.status()["attempt"], setup.status().get("failures", 0), setup.view.obstacles) == (1, 0, {})
 
 
 @pytest.mark.parametrize(
@@ -219,8 +245,8 @@ async def test_no_effect_follows_if_the_job_changed_since_it_was_read(setup: Set
     """Between intent and create the job is deleted: a look that finds the intent persisted must ask once more before it acts."""
     setup.cluster.add_job("job")
     setup.cluster.refuse["create"] = [Unavailable("no answer")]
-    with pytest.raises(Unavailable):
-        await setup.executor.look(KEY)
+    await setup.executor.look(KEY)
+    setup.now += 3
     real = setup.cluster.list_pods
 
     async def deleted_meanwhile(namespace: str | None = None, job: str | None = None) -> list[dict[str, Any]]:
