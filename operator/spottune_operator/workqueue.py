@@ -70,7 +70,7 @@ class WorkQueue(Generic[K]):
         self._active: dict[K, asyncio.Task[None]] = {}
         self._failures: dict[K, int] = {}
         self._not_before: dict[K, float] = {}
-        self._waiting: dict[K, list[asyncio.Future[None]]] = {}
+        self._waiting: dict[K, list[asyncio.Future[float | None]]] = {}
         self._wake = asyncio.Event()
 
     def __len__(self) -> int:
@@ -90,9 +90,9 @@ class WorkQueue(Generic[K]):
             heapq.heappush(self._heap, (due, next(self._order), key))
             self._wake.set()
 
-    def next_look(self, key: K) -> asyncio.Future[None]:
-        """Add `key`; the future is done after a look that began after this call. It carries that look's error, if it threw."""
-        future: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+    def next_look(self, key: K) -> asyncio.Future[float | None]:
+        """Add `key`; the future carries the answer of a look that began after this call, or its error, if it threw."""
+        future: asyncio.Future[float | None] = asyncio.get_running_loop().create_future()
         self._waiting.setdefault(key, []).append(future)
         self.add(key)
         return future
@@ -162,7 +162,7 @@ class WorkQueue(Generic[K]):
                 self.add(key, again)
             for future in waiting:
                 if not future.done():
-                    future.set_result(None)
+                    future.set_result(again)
         finally:
             del self._active[key]
             self._wake.set()

@@ -11,6 +11,7 @@ from collections.abc import Callable
 
 from spottune_contract.failpoint import hit
 from spottune_operator import logs
+from spottune_operator.executor import CONFLICT_PAUSE
 from spottune_operator.metrics import Metrics
 from spottune_operator.notices.board import instance_of
 from spottune_operator.notices.eventbridge import Irrelevant, Malformed, parse
@@ -47,7 +48,7 @@ class NoticeDesk:
         self._wall = wall
 
     async def handle(self, body: str) -> None:
-        """Done when every job concerned was looked at. Raises `Rejected` for what is no event, or what the looks threw."""
+        """Done when every job concerned has come to rest. Raises `Rejected` for what is no event, or what the looks threw."""
         try:
             event = parse(body, account=self._account, region=self._region)
         except Malformed as error:
@@ -73,7 +74,12 @@ class NoticeDesk:
             left = round(event.deadline - now) if event.deadline else None
             _log.info("notice", kind=event.kind.value, instances=known, seconds_left=left, jobs=len(jobs))
         hit("O7")
-        await asyncio.gather(*(self._queue.next_look(job) for job in jobs))
+        await asyncio.gather(*(self._settled(job) for job in jobs))
+
+    async def _settled(self, job: JobKey) -> None:
+        """Look until there is nothing more to do: one look may be spent on a conflict or on something that comes first."""
+        while (again := await self._queue.next_look(job)) is not None and again <= CONFLICT_PAUSE:
+            pass
 
     def _count(self, kind: str) -> None:
         self._metrics.notices.labels(self._source, kind).inc()

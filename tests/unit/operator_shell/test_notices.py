@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 
+from spottune_operator.executor import AT_ONCE, CONFLICT_PAUSE
 from spottune_operator.metrics import Metrics
 from spottune_operator.notices.board import KEPT_SECONDS, NoticeBoard, instance_of
 from spottune_operator.notices.desk import STALE_SECONDS, NoticeDesk
@@ -46,12 +47,13 @@ class Setup:
         self.view.put_node(node("n1", INSTANCE))
         self.view.put_pod(pod("here", "n1"))
         self.view.put_pod(pod("there", "n2"))
+        self.answers: list[float | None] = []
         self.queue = WorkQueue[JobKey](self._look)
         self.desk = NoticeDesk(self.view, self.queue, self.metrics, region="us-east-1", wall=lambda: self.now)
 
     async def _look(self, key: JobKey) -> float | None:
         self.looked.append(key)
-        return None
+        return self.answers.pop(0) if self.answers else None
 
     async def handle(self, body: str) -> None:
         running = asyncio.create_task(self.queue.run())
@@ -73,6 +75,15 @@ async def test_a_notice_for_a_node_of_ours_has_its_jobs_looked_at_before_it_coun
     await setup.handle(spot())
     assert setup.looked == [JobKey("demo", "here")]
     assert setup.view.notices.about(setup.view.nodes) == (Notice("n1", "Interruption", "sqs", NOW + 120, INSTANCE),)
+
+
+@pytest.mark.parametrize("busy", [AT_ONCE, CONFLICT_PAUSE])
+async def test_a_notice_is_handled_when_the_job_has_come_to_rest_not_when_a_look_was_spent_on_something_else(
+    setup: Setup, busy: float
+) -> None:
+    setup.answers = [busy, busy, 5.0]
+    await setup.handle(spot())
+    assert setup.answers == []
 
 
 async def test_f6_the_same_notice_five_times_is_one_notice(setup: Setup) -> None:
