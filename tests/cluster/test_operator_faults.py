@@ -124,7 +124,7 @@ def test_f39_after_the_api_server_is_back_the_operator_acts_within_seconds(
 def test_f56_a_quota_delays_and_costs_nothing(start_operator: Start, jobs: Jobs) -> None:
     quota = {"metadata": {"name": "none"}, "spec": {"hard": {"pods": "0"}}}
     jobs.core.create_namespaced_resource_quota(jobs.namespace, quota)
-    await_refusal(jobs.core, jobs.namespace)
+    await_refusal(jobs.core, jobs.namespace, "exceeded quota: none")
     start_operator().await_ready()
     jobs.create()
     jobs.await_phase("Waiting")
@@ -140,7 +140,7 @@ def test_f58_a_pod_that_admission_refuses_fails_the_job_with_the_servers_words(s
     start_operator().await_ready()
     limits = {"limits": [{"type": "Container", "max": {"cpu": "1"}}]}
     jobs.core.create_namespaced_limit_range(jobs.namespace, {"metadata": {"name": "small"}, "spec": limits})
-    await_refusal(jobs.core, jobs.namespace)
+    await_refusal(jobs.core, jobs.namespace, "maximum cpu usage per Container is 1")
     jobs.create(podOverrides={"resources": {"requests": {"cpu": 8}, "limits": {"cpu": 8}}})
     jobs.await_phase("Failed")
     assert "maximum cpu usage per Container is 1" in jobs.condition("Accepted")["message"]
