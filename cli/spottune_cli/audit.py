@@ -133,6 +133,16 @@ def copies_are_equal(evidence: Evidence) -> Iterator[Violation]:
             yield _at(copies_are_equal, slot, f"says to repeat the commit in slot {parent}, but its digests differ", _REPORT)
 
 
+def imports_come_first(evidence: Evidence) -> Iterator[Violation]:
+    """What was taken from another job begins the lineage and names where it comes from; nothing else does."""
+    for slot, parent in evidence.log.parents.items():
+        commit = evidence.log.commit(slot)
+        if (commit.reason == "imported") != (commit.origin is not None):
+            yield _at(imports_come_first, slot, f"has reason {commit.reason} and the origin {commit.origin}", _REPORT)
+        elif commit.origin is not None and parent is not None:
+            yield _at(imports_come_first, slot, f"takes a state from another job although slot {parent} has one of this job", _REPORT)
+
+
 def nothing_counts_after_the_end(evidence: Evidence) -> Iterator[Violation]:
     """A finished log is left alone."""
     if _unreadable(evidence):
@@ -176,6 +186,7 @@ CHECKS: tuple[Check, ...] = (
     attempts_say_what_they_go_on_from,
     steps_rise,
     copies_are_equal,
+    imports_come_first,
     nothing_counts_after_the_end,
     manifests_are_sound,
     keys_are_ours,

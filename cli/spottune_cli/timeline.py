@@ -167,6 +167,13 @@ def _styled(line: Text, row: Row) -> Text:
 def _notes(row: Row) -> list[tuple[str, str]]:
     if isinstance(row.entry, Resume) and row.standing is not Standing.VOID:
         return [(f"stepped over slot {rejected.slot}: {rejected.why}", "yellow") for rejected in row.entry.rejected]
+    origin = row.entry.origin if isinstance(row.entry, Commit) else None
+    if origin is not None and row.standing is not Standing.VOID:
+        return [(f"from slot {origin.slot} (attempt {origin.epoch}) of {origin.location}", "dim"), *_condition_of(row)]
+    return _condition_of(row)
+
+
+def _condition_of(row: Row) -> list[tuple[str, str]]:
     if row.why:
         return [(row.why, "red" if row.standing is Standing.DAMAGED or not row.explained else "dim")]
     if row.data is Data.MISSING:

@@ -96,6 +96,19 @@ def file_digest(parts: Sequence[str]) -> str:
     return parts[0] if len(parts) == 1 else hashlib.sha256(b"".join(map(bytes.fromhex, parts))).hexdigest()
 
 
+class Origin(BaseModel):
+    """The commit of another job's log that an `imported` commit repeats."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    location: str
+    """Root of that job, `s3://BUCKET/PREFIX/<cluster>/<namespace>/<uid>`."""
+    slot: Slot
+    epoch: Epoch
+    writer: Token
+    save: Token
+
+
 CommitReason = Literal["interval", "notice", "rebalance", "sigterm", "request", "final", "recommit", "imported"]
 
 
@@ -117,6 +130,8 @@ class Commit(_Record):
     eval_loss: float | None = None
     timings: dict[str, float] = Field(default_factory=dict)
     """Seconds: `notice_to_commit`, `micro_step`, `snapshot`, `upload`, … Only what was measured."""
+    origin: Origin | None = Field(default=None, exclude_if=lambda value: value is None)
+    """Of an `imported` commit: where its state comes from."""
 
     @field_validator("files")
     @classmethod

@@ -197,6 +197,21 @@ class OutputSpec(SpecModel):
     """`s3://BUCKET/PREFIX` that gets a PEFT adapter: `PeftModel.from_pretrained` loads it."""
 
 
+class ResumeFromSpec(SpecModel):
+    """A commit of another job. Endpoint, region and credentials are those of `checkpoint`; nothing is ever written there."""
+
+    location: S3Uri
+    """Root of the other job's log, `s3://BUCKET/PREFIX/<cluster>/<namespace>/<uid>`: its `status.log.location`."""
+    step: Annotated[int, Field(ge=1)] | None = None
+    """Step of a commit whose data are kept (`spottune log` shows them). Without it the newest."""
+
+    @field_validator("location")
+    @classmethod
+    def _location_parses(cls, value: str) -> str:
+        S3Location.parse(value)
+        return value
+
+
 class RunSpec(SpecModel):
     """Everything that decides what a run computes, and where its state goes."""
 
@@ -212,6 +227,8 @@ class RunSpec(SpecModel):
     """Where and how often the state is committed."""
     output: OutputSpec | None = None
     """Where the finished adapter goes. Without it the adapter stays in the checkpoint storage."""
+    resume_from: ResumeFromSpec | None = Field(default=None, exclude_if=lambda value: value is None)
+    """Start from a commit of another job instead of step 0. Read once: when the first own commit is made, the other job is needed no more."""
 
     @model_validator(mode="after")
     def _evaluation_has_data(self) -> Self:
@@ -222,7 +239,7 @@ class RunSpec(SpecModel):
     def mathematics(self) -> dict[str, object]:
         """The parts that decide the result: two runs with equal ones are the same computation, up to the order of sums."""
         dump = self.model_dump(mode="json", by_alias=True, exclude={"training": set(CHANGEABLE)})
-        return {name: dump[name] for name in ("model", "dataset", "method", "training")}
+        return {name: dump[name] for name in ("model", "dataset", "method", "training", "resumeFrom") if name in dump}
 
     def spec_hash(self) -> str:
         """SHA-256 (64 hex digits) of `mathematics()`: recorded in every CLAIM."""

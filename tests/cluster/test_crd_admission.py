@@ -90,6 +90,13 @@ BAD: dict[str, tuple[dict[str, object], str, str]] = {
     "a bucket without scheme": ({"spec.checkpoint.storage": "my-bucket/x"}, "spec.checkpoint.storage", "write s3://BUCKET/PREFIX"),
     "a path that leaves its prefix": ({"spec.checkpoint.storage": "s3://bucket/../x"}, "spec.checkpoint.storage", "should match"),
     "an output without scheme": ({"spec.output.destination": "out"}, "spec.output.destination", "write s3://BUCKET/PREFIX"),
+    "a source without scheme": ({"spec.resumeFrom.location": "bucket/x"}, "spec.resumeFrom.location", "write status.log.location"),
+    "a source without a place": ({"spec.resumeFrom.step": 3}, "spec.resumeFrom.location", "Required"),
+    "step 0 of another job": (
+        {"spec.resumeFrom.location": "s3://bucket/x", "spec.resumeFrom.step": 0},
+        "spec.resumeFrom.step",
+        "greater than or equal to 1",
+    ),
     "an interval of nothing": ({"spec.checkpoint.interval": "0s"}, "spec.checkpoint.interval", "at least 1s"),
     "a duration of nothing": ({"spec.maxDuration": "0m"}, "spec.maxDuration", "at least 1s"),
     "a retry token in words": ({"spec.retryToken": "try again"}, "spec.retryToken", "should match"),
@@ -171,6 +178,7 @@ IMMUTABLE: dict[str, tuple[str, object]] = {
     "the storage": ("spec.checkpoint.storage", "s3://elsewhere/x"),
     "the output": ("spec.output.destination", "s3://elsewhere/x"),
     "that there is an output": ("spec.output", None),
+    "that it starts from another job": ("spec.resumeFrom", {"location": "s3://bucket/x"}),
 }
 
 

@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 
+from spottune_contract.layout import job_location
 from spottune_contract.progress import Termination
 from tests.fixtures.tinymodel import write_rows
 from tests.fixtures.trainerprocess import Bench, Trainer
@@ -31,6 +32,8 @@ def before_the_model(trainer: Trainer, code: int) -> Termination:
         ({"dataset": {"source": "s3://{bucket}/no.jsonl"}}, 21, "DatasetNotFound", "does not exist"),
         ({"dataset": {"evalSource": "/no/such.jsonl"}}, 21, "DatasetNotFound", "/no/such.jsonl"),
         ({"checkpoint": {"storage": "s3://no-such-bucket/jobs"}}, 24, "BucketMissing", "no-such-bucket"),
+        ({"resumeFrom": {"location": "s3://no-such-bucket/jobs/x"}}, 24, "BucketMissing", "no-such-bucket"),
+        ({"resumeFrom": {"location": "s3://{bucket}/no/such/job"}}, 20, "ResumeFromMissing", "there is no checkpoint log"),
         ({"output": {"destination": "s3://no-such-bucket/out"}}, 24, "BucketMissing", "output.destination s3://no-such-bucket/out"),
     ],
 )
@@ -39,6 +42,12 @@ def test_what_is_not_there_is_named_within_seconds(bench: Bench, changes: dict[s
     word = before_the_model(bench.job(**filled).start(1), code)
     assert word.reason == reason
     assert says in word.message
+
+
+def test_a_job_cannot_start_from_itself(bench: Bench) -> None:
+    job = bench.job()
+    job.spec["resumeFrom"] = {"location": str(job_location(job.spec["checkpoint"]["storage"], "test", "default", job.uid))}
+    assert before_the_model(job.start(1), 20).reason == "ResumeFromItself"
 
 
 def test_an_unreadable_row_is_named_by_its_line(bench: Bench, tmp_path: Path) -> None:

@@ -14,20 +14,23 @@ from typing import TYPE_CHECKING
 from spottune_contract.env import RunEnv
 from spottune_contract.exitcodes import ExitCode
 from spottune_contract.failpoint import hit
-from spottune_contract.layout import tail_key
+from spottune_contract.layout import S3Location, tail_key
 from spottune_contract.progress import TrainerPhase
 from spottune_contract.records import Commit
 from spottune_contract.runspec import seconds
 from spottune_trainer import compute, exactness
 from spottune_trainer.board import Board
 from spottune_trainer.checkpoint import (
+    TRAINERS,
     CheckpointError,
     CheckpointLog,
     ClaimOutcome,
     Files,
     NoReadableCheckpoint,
+    OriginLog,
     Restored,
     Saver,
+    open_reader,
     open_store,
 )
 from spottune_trainer.checkpoint.drive import start_daemon
@@ -80,6 +83,8 @@ class Attempt:
         self.board = Board(env, writer, clock=time.time, monotonic=time.monotonic)
         self._checkpoints: CheckpointLog | None = None
         self._objects: Callable[[], Objects] = cache(self._open_objects)
+        self._import: tuple[OriginLog, Commit] | None = None
+        """Of another job, to be started from: what `resumeFrom` names, unless there is an own commit."""
 
     def run(self) -> Outcome:
         """Live through it and say how it ended."""
@@ -126,6 +131,7 @@ class Attempt:
         if claimed.final is not None:
             return self._finish(self._commits.load(claimed.final), claimed.final, already=True)
         with self.preemption.leaving_at_once():
+            self._find_origin()
             sources = self._sources()
             imported()
             run = self._build(sources, own_class)
@@ -164,6 +170,24 @@ class Attempt:
         self.board.update(claimed_at=time.time())
         self.log.info("claimed", final=outcome.final is not None, compute_class=own_class, view=log.view().model_dump(mode="json"))
         return outcome
+
+    def _find_origin(self) -> None:
+        """Before the model is loaded: whether what `resumeFrom` names is there. Once there is an own commit nobody needs it."""
+        wanted, checkpoint = self.env.run_spec.resume_from, self.env.run_spec.checkpoint
+        if wanted is None or self._commits.view().last_commit is not None:
+            return
+        location = S3Location.parse(wanted.location)
+        if location == self.env.location:
+            raise BadConfig("ResumeFromItself", f"resumeFrom.location {location} is this job's own log: create a new job with another one")
+        store = open_reader(
+            location,
+            endpoint=checkpoint.endpoint,
+            region=checkpoint.region,
+            credentials_dir=self.env.credentials_dir,
+            remedies=TRAINERS,
+        )
+        origin = OriginLog(store, str(location))
+        self._import = origin, origin.find(wanted.step)
 
     def _sources(self) -> Sources:
         self.board.phase(TrainerPhase.LOADING)
@@ -205,8 +229,32 @@ class Attempt:
             for rejected in restored.rejected:
                 self.board.warn(f"CommitRejected: slot {rejected.slot}: {rejected.why}")
             self._load(run, restored)
+        commit = restored.commit if restored else self._imported(run)
         self.log.info("restored", step=run.step, seconds=_since(started))
-        return restored.commit if restored else None
+        return commit
+
+    def _imported(self, run: Run) -> Commit | None:
+        """The state of another job, if `resumeFrom` names one, committed at once as one's own: from now on that job may go."""
+        if self._import is None:
+            assert self.env.run_spec.resume_from is None, "without a commit of its own a job starts where it was told to"
+            return None
+        from spottune_trainer.adoption import adopted
+
+        source, theirs = self._import
+        self._import, origin = None, source.origin(theirs)
+        run.load(adopted(theirs, source.load(theirs), run))
+        self._proven(run, theirs, log=origin.location)
+        commit = self._commits.commit(
+            run.save(),
+            step=run.step,
+            samples_seen=run.samples_seen,
+            reason="imported",
+            loss=run.loss,
+            eval_loss=run.eval_loss,
+            origin=origin,
+        )
+        self.log.info("imported", step=run.step, slot=commit.slot, origin=origin.model_dump(mode="json"))
+        return commit
 
     def _accept(self, run: Run, commit: Commit, files: Files) -> None:
         """Raises `Unacceptable` for a state that does not fit; other data or another model end the attempt instead."""
@@ -220,13 +268,13 @@ class Attempt:
 
     def _load(self, run: Run, restored: Restored) -> None:
         run.load(restored.files)
-        self.board.update(step=run.step, samples_seen=run.samples_seen, loss=run.loss, eval_loss=run.eval_loss)
-        self._prove(run, restored.commit)
+        self._proven(run, restored.commit)
 
-    def _prove(self, run: Run, commit: Commit) -> None:
+    def _proven(self, run: Run, commit: Commit, *, log: str = "") -> None:
         """Say how exact this is, and go on only with what was committed: the live state is encoded anew and compared, not trusted."""
+        self.board.update(step=run.step, samples_seen=run.samples_seen, loss=run.loss, eval_loss=run.eval_loss)
         started = time.monotonic()
-        proof = exactness.Proof(commit.slot, commit.step, commit.digests, run.live_digests())
+        proof = exactness.Proof(commit.slot, commit.step, commit.digests, run.live_digests(), log)
         view = exactness.resumed(run.compute_class, run.makers, proof)
         self.board.update(exactness=view)
         self.log.info("verified", slot=commit.slot, exact=view.exact, reason=view.reason, seconds=_since(started))

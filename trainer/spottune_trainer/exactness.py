@@ -71,6 +71,8 @@ class Proof:
     """Of all files, as the COMMIT says and as they were found after the download."""
     live: Mapping[str, str]
     """Of the files that are state in memory, encoded anew from there."""
+    log: str = ""
+    """Location of the log that the COMMIT is in, if it is another job's."""
 
     @property
     def differing(self) -> list[str]:
@@ -86,7 +88,7 @@ def started(own: str) -> ExactnessView:
 
 def resumed(own: str, makers: Makers, proof: Proof) -> ExactnessView:
     """The answer for a process of class `own` that goes on from what `proof` is about; `makers` with it joined."""
-    restored = f"step {proof.step} restored from slot {proof.slot}"
+    restored = f"step {proof.step} restored from slot {proof.slot}{f' of {proof.log}' if proof.log else ''}"
     digests = ", ".join(f"{name.partition('.')[0]} {digest[:SHOWN_DIGITS]}" for name, digest in proof.live.items())
     compared = f"SHA-256 of {len(proof.committed)} files verified, {len(proof.live)} of them again from memory ({digests})"
     changed = makers.changed()

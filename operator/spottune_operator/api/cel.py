@@ -60,6 +60,7 @@ RULES: dict[str, tuple[Rule, ...]] = {
             "spec.training.evalSteps needs evaluation data: set spec.dataset.evalSource, or remove evalSteps",
         ),
         Rule("has(self.output) == has(oldSelf.output)", f"spec.output cannot be added or removed later: {_NEW_JOB}"),
+        Rule("has(self.resumeFrom) == has(oldSelf.resumeFrom)", f"spec.resumeFrom cannot be added or removed later: {_NEW_JOB}"),
     ),
     "spec.model": (
         _immutable("spec.model"),
@@ -101,6 +102,13 @@ RULES: dict[str, tuple[Rule, ...]] = {
     ),
     "spec.maxDuration": (_a_second_at_least("spec.maxDuration", "12h"),),
     "spec.output": (_immutable("spec.output"),),
+    "spec.resumeFrom": (_immutable("spec.resumeFrom"),),
+    "spec.resumeFrom.location": (
+        Rule(
+            "self.startsWith('s3://')",
+            "spec.resumeFrom.location has no s3:// scheme: write status.log.location of the other job",
+        ),
+    ),
     "spec.output.destination": (Rule("self.startsWith('s3://')", "spec.output.destination has no s3:// scheme: write s3://BUCKET/PREFIX"),),
     "spec.podOverrides.tolerations[]": (
         Rule(

@@ -8,10 +8,13 @@ from typing import Any
 from spottune_cli.audit import Evidence
 from spottune_cli.history import History, understand
 from spottune_contract.layout import data_key
-from spottune_contract.records import Claim, Commit, DataFile, Rejected, Resume
+from spottune_contract.records import Claim, Commit, DataFile, Origin, Rejected, Resume
 from spottune_trainer.checkpoint.lineage import Damaged, Entry, fold
 
 FILES = ("adapter.safetensors", "trainer.json")
+
+
+ORIGIN = Origin(location="s3://b/other", slot=7, epoch=3, writer="writer0003", save="save0007")
 
 
 def writer(epoch: int) -> str:

@@ -22,7 +22,7 @@ from spottune_trainer.checkpoint.lineage import Entry
 from spottune_trainer.checkpoint.store import GetResult
 from tests.unit.checkpoint.stores import QuietStore, owner, state
 from tests.unit.checkpoint.stores import claim as claim_log
-from tests.unit.cli.logs import FILES, claim, commit, damaged, evidence, history, resume, story, writer
+from tests.unit.cli.logs import FILES, ORIGIN, claim, commit, damaged, evidence, history, resume, story, writer
 
 START = [claim(0, 1), resume(1, 1, None)]
 
@@ -51,6 +51,9 @@ def test_a_good_log_has_no_violation() -> None:
         (changed(lambda log: log.__setitem__(8, commit(8, 2, 9))), "steps_rise", "slot 8"),
         (changed(lambda log: log.__setitem__(8, commit(8, 2, 30, samples_seen=1))), "steps_rise", "slot 8"),
         ([*START, commit(2, 1, 5), commit(3, 1, 5, digests=dict.fromkeys(FILES, "0" * 64))], "steps_rise", "slot 3"),
+        (changed(lambda log: log.__setitem__(2, commit(2, 1, 10, "imported"))), "imports_come_first", "slot 2"),
+        (changed(lambda log: log.__setitem__(2, commit(2, 1, 10, origin=ORIGIN))), "imports_come_first", "slot 2"),
+        (changed(lambda log: log.__setitem__(8, commit(8, 2, 30, "imported", origin=ORIGIN))), "imports_come_first", "slot 8"),
         (changed(lambda log: log.append(commit(10, 2, 61))), "nothing_counts_after_the_end", "slot 10"),
         (changed(lambda log: log.append(claim(10, 3))), "nothing_counts_after_the_end", "slot 10"),
         (changed(lambda log: log.__setitem__(8, commit(8, 2, 30, digests={"other": "0" * 64}))), "manifests_are_sound", "slot 8"),

@@ -9,7 +9,7 @@ import pytest
 from spottune_cli.history import History
 from spottune_cli.timeline import seconds, size, timeline
 from spottune_trainer.checkpoint.lineage import Entry
-from tests.unit.cli.logs import claim, commit, damaged, history, resume, story
+from tests.unit.cli.logs import ORIGIN, claim, commit, damaged, history, resume, story
 
 
 def shown(of: History, *, width: int = 100, limit: int | None = None, zone: timezone = UTC) -> list[str]:
@@ -115,3 +115,10 @@ def test_sizes_have_three_digits(count: float, text: str) -> None:
 )
 def test_seconds_are_short(value: float | None, text: str) -> None:
     assert seconds(value) == text
+
+
+def test_a_state_of_another_job_says_whose_it_is() -> None:
+    lines = shown(history([claim(0, 1), resume(1, 1, None), commit(2, 1, 40, "imported", origin=ORIGIN), commit(3, 1, 50)]))
+    place = lines.index(line_of(lines, 2))
+    assert "imported" in lines[place]
+    assert lines[place + 1].strip() == "from slot 7 (attempt 3) of s3://b/other"

@@ -12,18 +12,22 @@ from spottune_trainer.checkpoint.errors import (
     LogNotUnderstood,
     LogOfAnotherJob,
     NoReadableCheckpoint,
+    OriginSwept,
+    OriginUnusable,
     StorageDenied,
     StorageUnavailable,
     Unacceptable,
 )
 from spottune_trainer.checkpoint.log import CheckpointLog, new_token
+from spottune_trainer.checkpoint.origin import OriginLog
 from spottune_trainer.checkpoint.protocol import ClaimOutcome, Restored
-from spottune_trainer.checkpoint.s3 import open_store
+from spottune_trainer.checkpoint.s3 import TRAINERS, open_reader, open_store
 from spottune_trainer.checkpoint.saver import Saver, Snapshot
 from spottune_trainer.checkpoint.store import Store
 from spottune_trainer.checkpoint.transfer import Files
 
 __all__ = [
+    "TRAINERS",
     "CheckpointError",
     "CheckpointLog",
     "ClaimOutcome",
@@ -34,6 +38,9 @@ __all__ = [
     "LogNotUnderstood",
     "LogOfAnotherJob",
     "NoReadableCheckpoint",
+    "OriginLog",
+    "OriginSwept",
+    "OriginUnusable",
     "Restored",
     "Saver",
     "Snapshot",
@@ -42,5 +49,6 @@ __all__ = [
     "Store",
     "Unacceptable",
     "new_token",
+    "open_reader",
     "open_store",
 ]

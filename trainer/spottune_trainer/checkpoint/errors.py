@@ -65,6 +65,19 @@ class LogOfAnotherJob(CheckpointError):
     reason = "LogOfAnotherJob"
 
 
+class OriginUnusable(CheckpointError):
+    """The commit of another job that this one shall start from is not there: another attempt would end the same way."""
+
+    exit_code = ExitCode.BAD_CONFIG
+    reason = "ResumeFromUnusable"
+
+
+class OriginSwept(CheckpointError):
+    """The other job went on and swept the commit away while it was read: another attempt looks again."""
+
+    reason = "ResumeFromSwept"
+
+
 class StorageDenied(CheckpointError):
     """The store refuses us or cannot be trusted; another attempt would end the same way."""
 

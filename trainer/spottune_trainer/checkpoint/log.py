@@ -10,7 +10,7 @@ from contextlib import contextmanager
 from datetime import UTC, datetime
 
 from spottune_contract.progress import LogView
-from spottune_contract.records import Commit, CommitReason
+from spottune_contract.records import Commit, CommitReason, Origin
 from spottune_trainer.checkpoint.drive import Driver, Patience
 from spottune_trainer.checkpoint.errors import LogBlocked, LogNotUnderstood, LogOfAnotherJob, NoReadableCheckpoint
 from spottune_trainer.checkpoint.lineage import MIN_KEPT, Writer, view
@@ -98,6 +98,7 @@ class CheckpointLog:
         eval_loss: float | None = None,
         timings: Mapping[str, float] | None = None,
         pinned: bool = False,
+        origin: Origin | None = None,
         deadline: float | None = None,
         since: float | None = None,
         superseded: Callable[[], bool] = lambda: False,
@@ -117,7 +118,7 @@ class CheckpointLog:
             measured = {**(timings or {}), "upload": round(sent - started, 3)}
             if "notice_to_snapshot" in measured:
                 measured["notice_to_commit"] = round(measured["notice_to_snapshot"] + sent - (since or started), 3)
-            facts = Facts(step, samples_seen, reason, pinned=pinned, loss=loss, eval_loss=eval_loss, timings=measured)
+            facts = Facts(step, samples_seen, reason, pinned=pinned, loss=loss, eval_loss=eval_loss, timings=measured, origin=origin)
             return self._driver.run(self._protocol.seal(uploaded, facts), patience=AT_COMMIT, deadline=deadline, superseded=superseded)
 
     def retain(self, *, superseded: Callable[[], bool] = lambda: False) -> int:

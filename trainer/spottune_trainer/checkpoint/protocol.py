@@ -17,6 +17,7 @@ from spottune_contract.records import (
     Claim,
     Commit,
     CommitReason,
+    Origin,
     Rejected,
     Resume,
     encode,
@@ -85,6 +86,7 @@ class Facts:
     loss: float | None = None
     eval_loss: float | None = None
     timings: Mapping[str, float] = field(default_factory=dict)
+    origin: Origin | None = None
 
 
 class Protocol:
@@ -243,6 +245,7 @@ class Protocol:
                 loss=facts.loss,
                 eval_loss=facts.eval_loss,
                 timings=dict(facts.timings),
+                origin=facts.origin,
             )
 
         commit = yield from self._append(own)
