@@ -74,7 +74,7 @@ def test_another_place_in_the_data_is_refused_with_the_field(saved: Saved, make_
 
 def test_a_smaller_last_batch_is_no_place_to_go_on_from(saved: Saved, make_run: MakeRun) -> None:
     commit, files = saved[0].model_copy(update={"samples_seen": 20}), {**saved[1], "cursor.json": b'{"samples_seen":20,"step":3}'}
-    with pytest.raises(BadConfig, match="it would be 24 samples, the commit has 20.*no commit after a smaller last batch"):
+    with pytest.raises(BadConfig, match=r"it would be 24 samples, the commit has 20.*no commit after a smaller last batch"):
         adopted(commit, files, make_run())
 
 
