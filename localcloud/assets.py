@@ -17,9 +17,11 @@ import threading
 import time
 import urllib.error
 import urllib.request
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
+from itertools import groupby
 from pathlib import Path
 
 from localcloud import golang
@@ -116,12 +118,19 @@ def find(asset: Asset) -> Path | None:
 
 
 def fetch_all() -> None:
-    """Get every program; prints one line for each.
+    """Get every program; prints one line for each. Two modules are built at once: one links, on one core, while the other compiles.
 
     Raises:
         AssetError: one of them can't be had.
     """
-    for asset in ASSETS:
+    modules = [list(of_module) for _, of_module in groupby(ASSETS, key=lambda asset: asset.module)]
+    with ThreadPoolExecutor(2) as builders:
+        for done in [builders.submit(_fetch, assets) for assets in modules]:
+            done.result()
+
+
+def _fetch(assets: Iterable[Asset]) -> None:
+    for asset in assets:
         began = time.monotonic()
         known = find(asset)
         path = known or binary(asset.name)
