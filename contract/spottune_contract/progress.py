@@ -94,7 +94,12 @@ class Progress(_Message):
     claimed_at: float = 0.0
     first_step_at: float = 0.0
     """When the first optimizer step of this process was finished: the first useful one after a resume."""
+    loaded_at: float = 0.0
+    """When model and data were loaded."""
     notice_at: float = 0.0
+    """When the trainer was told to commit or to end, by `notice_source`."""
+    notice_source: str = ""
+    """As in `CheckpointRequest.source`, or `sigterm`."""
     checkpoint_seconds: float = 0.0
     """Expected seconds from a notice to a durable commit: micro-step, snapshot and upload as measured."""
     warnings: list[str] = Field(default_factory=list)
@@ -121,6 +126,9 @@ class Termination(_Message):
     output: str = ""
     """Where the adapter was exported to, once it was."""
     first_step_at: float = 0.0
+    loaded_at: float = 0.0
+    notice_at: float = 0.0
+    notice_source: str = ""
     resumed_from_step: int | None = None
     log: LogView | None = None
     exactness: ExactnessView | None = None

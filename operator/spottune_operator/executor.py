@@ -34,6 +34,7 @@ from spottune_operator.events import Teller
 from spottune_operator.manifests import TrainerDefaults, trainer_pod
 from spottune_operator.metrics import Metrics
 from spottune_operator.observe import observe
+from spottune_operator.planner.ledger import newly_over
 from spottune_operator.planner.plan import plan
 from spottune_operator.planner.statuses import not_handled
 from spottune_operator.planner.types import (
@@ -156,6 +157,8 @@ class Executor:
             notices=view.notices.about(view.nodes),
             obstacle=view.obstacles.get(job["metadata"]["uid"]),
             pools=view.pools,
+            silent=view.silent,
+            off=view.off,
             now=self._clocks.wall(),
             settings=self._settings,
             live=True,
@@ -203,6 +206,8 @@ class Executor:
             self._metrics.status_writes.labels("conflict").inc()
             return None
         self._metrics.status_writes.labels("written").inc()
+        for interruption in newly_over(before, after):
+            self._metrics.interruption_over(interruption)
         structlog.contextvars.bind_contextvars(epoch=after.attempt)
         tell = _log.info if after.phase != before.phase or answer.action is not None else _log.debug
         tell("decided", rule=answer.rule, phase=after.phase.value, action=_name(answer.action) or None, **answer.details)

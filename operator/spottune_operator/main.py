@@ -24,6 +24,7 @@ from spottune_operator.notices.desk import NoticeDesk
 from spottune_operator.notices.sqs import NoticeQueue, connect
 from spottune_operator.planner.types import Settings
 from spottune_operator.rounds import Poll, Resync
+from spottune_operator.silence import Silence
 from spottune_operator.tasks import cancelled
 from spottune_operator.trainers import Trainers
 from spottune_operator.view import JobKey, View
@@ -51,6 +52,7 @@ async def operate(config: Config) -> None:
         queue = WorkQueue[JobKey](executor.look, on_failure=Complaints(executor))
         resync = Resync(cluster, view, executor, queue, ears, metrics, clocks, leadership.leads)
         poll = Poll(view, trainers, queue, metrics, clocks)
+        silence = Silence(cluster, view, queue, clocks)
         server = await health.serve(ears, metrics, host=config.host, port=config.port, clock=clocks.monotonic)
         stack.push_async_callback(server.cleanup)
         notices = _listen(config, view, queue, metrics, leadership.leads) if config.queue is not None else None
@@ -62,7 +64,7 @@ async def operate(config: Config) -> None:
             queue.forget()
             view.forget_reports()
             resync.at_once()
-            await asyncio.gather(queue.run(), poll.run(config.poll_seconds))
+            await asyncio.gather(queue.run(), poll.run(config.poll_seconds), silence.run())
 
         loops: dict[str, Coroutine[Any, Any, None]] = {
             "election": leadership.run(term),

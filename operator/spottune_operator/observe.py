@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from typing import Any
 
 from pydantic import ValidationError
@@ -31,19 +31,28 @@ def observe(
     notices: Iterable[Notice] = (),
     obstacle: Obstacle | None = None,
     pools: tuple[PoolStatus, ...] = (),
+    silent: Mapping[str, float] | None = None,
+    off: Collection[str] = (),
     settings: Settings | None = None,
     live: bool = True,
 ) -> Observed:
     """All that a decision about `job` may depend on.
 
     `pods`: those with the job's label in its namespace; pods of another owner UID are left out. `nodes` by name; one that is
-    not in it is not known, which decides nothing. `progress` by pod UID. `pools`: see `pools.shared`. `now`: wall clock seconds.
+    not in it is not known, which decides nothing. `progress` by pod UID. `pools`: see `pools.shared`. `silent` and `off`: as in `View`.
+    `now`: wall clock seconds.
     """
     settings = settings or Settings()
     metadata = job["metadata"]
     spec, spec_error = read_spec(job.get("spec"))
     mine = (pod for pod in pods if owned(pod, metadata["uid"], metadata["name"]))
-    seen = [observe_pod(pod, nodes, metadata["uid"], progress or {}, now, settings) for pod in mine]
+    notices = tuple(notices)
+    seen = [
+        observe_pod(
+            pod, nodes, metadata["uid"], progress or {}, now, settings, machine_off=_machine_off(pod, silent or {}, off, notices, now)
+        )
+        for pod in mine
+    ]
     places = {pod.node for pod in seen if pod.node}
     return Observed(
         name=metadata["name"],
@@ -84,7 +93,14 @@ def owned(pod: Json, job_uid: str, job: str) -> bool:
 
 
 def observe_pod(
-    pod: Json, nodes: Mapping[str, Json], job_uid: str, progress: Mapping[str, Progress], now: float, settings: Settings
+    pod: Json,
+    nodes: Mapping[str, Json],
+    job_uid: str,
+    progress: Mapping[str, Progress],
+    now: float,
+    settings: Settings,
+    *,
+    machine_off: str = "",
 ) -> ObservedPod:
     """One pod, classified."""
     metadata, status = pod["metadata"], pod.get("status") or {}
@@ -98,23 +114,26 @@ def observe_pod(
     scheduled = _condition(status, "PodScheduled")
     epoch = int(labels[EPOCH])
     report = progress.get(metadata["uid"])
+    seen = classify(pod, node, now, settings, machine_off=bool(machine_off))
     termination = Termination.parse(terminated.get("message"))
     return ObservedPod(
         name=metadata["name"],
         uid=metadata["uid"],
         epoch=epoch,
         rank=int(labels.get(RANK, "0")),
-        state=classify(pod, node, now, settings),
+        state=seen,
         node=node_name,
         pool=annotations.get(POOL, ""),
         zone=((node or {}).get("metadata") or {}).get("labels", {}).get(ZONE, ""),
         ip=status.get("podIP") or "",
         created_at=at(metadata.get("creationTimestamp") or ""),
+        placed_at=at(scheduled.get("lastTransitionTime") or "") if scheduled.get("status") == "True" else 0.0,
         running_at=at((state.get("running") or {}).get("startedAt") or terminated.get("startedAt") or ""),
         ended_at=at(terminated.get("finishedAt") or ""),
         deleting="deletionTimestamp" in metadata,
         node_silent=_unready_for(node, now) > 0,
-        end=_end(pod, terminated, lost=_unready_for(node, now) > settings.unreachable_grace),
+        machine_off=machine_off,
+        end=_end(pod, terminated, lost=seen is PodState.LOST or _unready_for(node, now) > settings.unreachable_grace),
         termination=termination if termination is not None and termination.epoch == epoch else None,
         unschedulable=clip(scheduled.get("message") or "no node fits", ERROR_LIMIT)
         if scheduled.get("status") == "False" and scheduled.get("reason") == "Unschedulable"
@@ -127,7 +146,7 @@ def observe_pod(
     )
 
 
-def classify(pod: Json, node: Json | None, now: float, settings: Settings) -> PodState:
+def classify(pod: Json, node: Json | None, now: float, settings: Settings, *, machine_off: bool = False) -> PodState:
     """Exactly one state for any pod."""
     metadata, status = pod["metadata"], pod.get("status") or {}
     state = (_container(status) or {}).get("state") or {}
@@ -140,13 +159,27 @@ def classify(pod: Json, node: Json | None, now: float, settings: Settings) -> Po
         if overdue:
             return PodState.STUCK
         return PodState.TERMINATING if deleting else PodState.SCHEDULING
-    if _unready_for(node, now) > settings.unreachable_grace:
+    if machine_off or _unready_for(node, now) > settings.unreachable_grace:
         return PodState.LOST
     if overdue:
         return PodState.STUCK
     if deleting:
         return PodState.TERMINATING
     return PodState.RUNNING if state.get("running") else PodState.CREATING
+
+
+def _machine_off(pod: Json, silent: Mapping[str, float], off: Collection[str], notices: Iterable[Notice], now: float) -> str:
+    """Why the machine of a pod is taken to be off; empty if it is not. No single witness is believed: its trainer must be silent, too."""
+    node, since = (pod.get("spec") or {}).get("nodeName") or "", silent.get(pod["metadata"]["uid"])
+    if not node or since is None:
+        return ""
+    created = at(pod["metadata"].get("creationTimestamp") or "")
+    told = next((n for n in notices if n.kind == "Off" and n.node == node and n.deadline > created), None)
+    if told is not None:
+        return f"Machine {told.instance_id or node} is off (told by {told.source}), and its trainer does not answer."
+    if node in off:
+        return f"Node {node} is off: for {now - since:.0f} s its trainer has not answered, and its kubelet has not renewed its Lease."
+    return ""
 
 
 def _end(pod: Json, terminated: Json, *, lost: bool) -> PodEnd:

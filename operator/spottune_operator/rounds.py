@@ -161,9 +161,14 @@ class Poll:
             report = await self._trainers.progress(place.ip)
         except Unreachable as error:
             self._metrics.progress_polls.labels("unreachable").inc()
+            if place.uid not in self._view.silent:
+                self._view.silent[place.uid] = self._clocks.wall()
+                # Somebody may have announced its end already: now there is a second witness.
+                self._queue.add(place.job)
             _log.debug("trainer not reached", namespace=place.job.namespace, job=place.job.name, error=str(error))
             return
         self._metrics.progress_polls.labels("answered").inc()
+        self._view.silent.pop(place.uid, None)
         before = self._view.progress.get(place.uid)
         self._view.progress[place.uid] = report
         now = self._clocks.monotonic()

@@ -45,6 +45,10 @@ class View:
     """By namespace and pod name."""
     progress: dict[str, Progress] = field(default_factory=dict)
     """Latest report by pod UID."""
+    silent: dict[str, float] = field(default_factory=dict)
+    """Running trainers that did not answer when they were last asked, by pod UID: since when (wall clock seconds)."""
+    off: set[str] = field(default_factory=set)
+    """Nodes of which neither trainers nor kubelet are heard; see `silence`."""
     obstacles: dict[str, Obstacle] = field(default_factory=dict)
     """Why the last create was refused, by job UID."""
     notices: NoticeBoard = field(default_factory=NoticeBoard)
@@ -75,6 +79,7 @@ class View:
         if place is not None and place.uid == uid:
             del self.pods[namespace, name]
             self.progress.pop(uid, None)
+            self.silent.pop(uid, None)
 
     def replace(self, pods: Iterable[Json], nodes: Iterable[Json], job_uids: Iterable[str]) -> None:
         """Take over a complete live list; what is not in it is forgotten."""
@@ -84,12 +89,15 @@ class View:
             self.put_pod(pod)
         uids = {place.uid for place in self.pods.values()}
         self.progress = {uid: report for uid, report in self.progress.items() if uid in uids}
+        self.silent = {uid: since for uid, since in self.silent.items() if uid in uids}
         known = set(job_uids)
         self.obstacles = {uid: obstacle for uid, obstacle in self.obstacles.items() if uid in known}
 
     def forget_reports(self) -> None:
         """What trainers and the API server told in an earlier term: another operator may have acted on newer words since."""
         self.progress.clear()
+        self.silent.clear()
+        self.off.clear()
         self.obstacles.clear()
 
     def jobs_on(self, node: str) -> set[JobKey]:

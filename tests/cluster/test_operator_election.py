@@ -10,8 +10,9 @@ import pytest
 from kubernetes import client, config
 
 from spottune_operator.leadership import LEASE
+from spottune_operator.silence import NODE_LEASES
 from tests.fixtures.chart import RELEASE_NAMESPACE
-from tests.fixtures.operator_process import HollowTrainer, Jobs, OperatorProcess, await_value, stop_for_ever
+from tests.fixtures.operator_process import HollowNodes, HollowTrainer, Jobs, OperatorProcess, await_value, stop_for_ever
 
 pytestmark = pytest.mark.cluster
 
@@ -106,3 +107,14 @@ def test_the_operators_rights_reach_its_own_lease_and_no_other(operator_kubeconf
     with pytest.raises(client.ApiException) as caught:
         leases.delete_namespaced_lease(LEASE, RELEASE_NAMESPACE)
     assert caught.value.status == 403
+
+
+def test_the_operator_may_read_the_leases_of_nodes_and_not_write_them(operator_kubeconfig: Path, hollow_nodes: HollowNodes) -> None:
+    leases = client.CoordinationV1Api(config.new_client_from_config(str(operator_kubeconfig)))
+    name, _ = hollow_nodes.add("c5.large", "us-east-1d")
+    lease = leases.read_namespaced_lease(name, NODE_LEASES)
+    for write in (leases.replace_namespaced_lease, leases.patch_namespaced_lease):
+        with pytest.raises(client.ApiException) as caught:
+            write(name, NODE_LEASES, lease)
+        assert caught.value.status == 403
+    hollow_nodes.remove(name)

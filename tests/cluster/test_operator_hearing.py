@@ -17,6 +17,8 @@ import pytest
 import yaml
 from moto.server import ThreadedMotoServer
 
+from localcloud.controlplane import ControlPlane
+from tests.fixtures.gateway import Gateway
 from tests.fixtures.operator_process import HollowNodes, HollowTrainer, Jobs, OperatorProcess, await_value
 
 pytestmark = pytest.mark.cluster
@@ -103,6 +105,41 @@ def test_on_a_rebalance_recommendation_the_trainer_commits_and_stays(
     assert len(hollow_trainer.asked) == 1
 
 
+def test_a_machine_that_ec2_says_is_off_is_believed_once_its_trainer_is_silent_too(
+    start_operator: Start, jobs: Jobs, machine: tuple[str, str], queue: Queue, hollow_trainer: HollowTrainer
+) -> None:
+    operator = start_operator("--sqs-queue-url", queue.url, "--sqs-endpoint", queue.endpoint, environ=AWS).await_ready()
+    jobs.create(capacity=HERE)
+    jobs.train(hollow_trainer, 1)
+    queue.send("EC2 Instance State-change Notification", machine[1], state="terminated")
+    await_value(queue.empty, "the message is handled")
+    answered = operator.metric('spottune_progress_polls_total{outcome="answered"}')
+    await_value(
+        lambda: operator.metric('spottune_progress_polls_total{outcome="answered"}') > answered + 2, "the trainer answers after that"
+    )
+    assert (jobs.status()["attempt"], jobs.pod("job-e1-0").metadata.deletion_timestamp) == (1, None), "a forged event ends nothing"
+    hollow_trainer.close()
+    jobs.await_pod("job-e2-0", 10)
+    first = jobs.status()["attempts"][0]
+    assert (first["verdict"], first["reason"]) == ("Interrupted", "NodeUnreachable")
+    assert first["message"] == f"Machine {machine[1]} is off (told by sqs), and its trainer does not answer."
+
+
+def test_a_machine_that_went_off_without_a_word_is_found_long_before_kubernetes_says_so(
+    start_operator: Start, jobs: Jobs, machine: tuple[str, str], hollow_nodes: HollowNodes, hollow_trainer: HollowTrainer
+) -> None:
+    start_operator().await_ready()
+    jobs.create(capacity=HERE)
+    jobs.train(hollow_trainer, 1)
+    hollow_nodes.go_off(machine[0])
+    hollow_trainer.close()
+    jobs.await_pod("job-e2-0", 60)
+    first = jobs.status()["attempts"][0]
+    assert first["reason"] == "NodeUnreachable"
+    assert f"Node {machine[0]} is off" in first["message"]
+    assert jobs.status().get("failures", 0) == 0
+
+
 class FreezingProxy:
     """Forwards TCP. `freeze` makes the connections of that moment silent and keeps them open; later ones work."""
 
@@ -145,22 +182,53 @@ class FreezingProxy:
                 sink.shutdown(socket.SHUT_WR)
 
 
-def test_f41_behind_a_frozen_watch_changes_are_seen_within_seconds(
-    operator_kubeconfig: Path, jobs: Jobs, tmp_path: Path, hollow_trainer: HollowTrainer
-) -> None:
-    config = yaml.safe_load(operator_kubeconfig.read_text())
-    host, port = config["clusters"][0]["cluster"]["server"].removeprefix("https://").split(":")
-    with closing(FreezingProxy((host, int(port)))) as proxy:
-        config["clusters"][0]["cluster"]["server"] = f"https://127.0.0.1:{proxy.port}"
+@pytest.fixture
+def elsewhere(operator_kubeconfig: Path, tmp_path: Path) -> Iterator[Callable[[str], OperatorProcess]]:
+    """Starts an operator that finds the API server at another address."""
+    started: list[OperatorProcess] = []
+
+    def start(server: str) -> OperatorProcess:
+        config = yaml.safe_load(operator_kubeconfig.read_text())
+        config["clusters"][0]["cluster"]["server"] = server
         path = tmp_path / "kubeconfig"
         path.write_text(yaml.safe_dump(config))
-        operator = OperatorProcess(path, tmp_path / "operator.log").await_ready()
-        try:
-            jobs.create()
-            jobs.train(hollow_trainer, 1)
-            assert proxy.freeze() >= 4, "three watches and our own connection"
-            jobs.vanish("job-e1-0")
-            jobs.await_pod("job-e2-0", 20)
-            assert operator.exit_code() is None
-        finally:
-            operator.kill()
+        started.append(OperatorProcess(path, tmp_path / "operator.log").await_ready())
+        return started[-1]
+
+    yield start
+    for operator in started:
+        operator.kill()
+
+
+def test_f41_behind_a_frozen_watch_changes_are_seen_within_seconds(
+    control_plane: ControlPlane, elsewhere: Callable[[str], OperatorProcess], jobs: Jobs, hollow_trainer: HollowTrainer
+) -> None:
+    host, port = control_plane.server.removeprefix("https://").split(":")
+    with closing(FreezingProxy((host, int(port)))) as proxy:
+        operator = elsewhere(f"https://127.0.0.1:{proxy.port}")
+        jobs.create()
+        jobs.train(hollow_trainer, 1)
+        assert proxy.freeze() >= 4, "three watches and our own connection"
+        jobs.vanish("job-e1-0")
+        jobs.await_pod("job-e2-0", 20)
+        assert operator.exit_code() is None
+
+
+def test_f45_after_thirty_seconds_of_429_the_operator_acts_within_seconds(
+    control_plane: ControlPlane, elsewhere: Callable[[str], OperatorProcess], jobs: Jobs, hollow_trainer: HollowTrainer
+) -> None:
+    with closing(Gateway(control_plane.server, str(control_plane.authority.ca.certificate))) as gateway:
+        operator = elsewhere(gateway.url)
+        jobs.create()
+        jobs.train(hollow_trainer, 1)
+        gateway.refuse()
+        jobs.vanish("job-e1-0")
+        await_value(lambda: operator.metric("spottune_resync_age_seconds") > 30, "its metric tells how long it has been blind", 60)
+        assert operator.metric('spottune_api_errors_total{error="Throttled"}') > 0
+        assert operator.get("/healthz")[0] == 200, "a restart would not help"
+        assert jobs.pods() == []
+        gateway.refusing = False
+        jobs.await_pod("job-e2-0", 15)
+        assert operator.metric("spottune_resync_age_seconds") < 15
+        assert (jobs.status()["attempt"], jobs.status().get("failures", 0)) == (2, 0)
+        assert operator.exit_code() is None

@@ -214,7 +214,7 @@ class Attempt:
         run, notes = build_run(self.env.run_spec, sources, own_class)
         for note in notes:
             self.board.warn(note)
-        self.board.update(total_steps=run.total_steps)
+        self.board.update(total_steps=run.total_steps, loaded_at=time.time())
         self.log.info(
             "model loaded", seconds=_since(started), samples=len(run.samples), total_steps=run.total_steps, device=str(run.device)
         )
@@ -367,18 +367,22 @@ class Attempt:
     def _stop(self, run: Run, supervision: Supervision) -> Outcome:
         notice = self.preemption.stop
         assert notice is not None
-        self.board.update(notice_at=notice.at_wall)
+        self._show_notice()
         commit = supervision.stop(run, notice)
         if commit is None and run.step == 0:
             return self._stopped_before_work()
         took = time.monotonic() - notice.at
         return Outcome(ExitCode.YIELDED, "Yielded", f"{notice.source}: step {run.step} is durable {took:.1f} s after the request")
 
+    def _show_notice(self) -> None:
+        """Latencies count from the first that asked for the end: the signal comes after the notice that it follows from."""
+        first = self.preemption.first_notice()
+        if first is not None:
+            self.board.update(notice_at=first.at_wall, notice_source=first.source)
+
     def _stopped_before_work(self) -> Outcome:
         """Stopped before anything new was done. What an earlier attempt has committed is all there is to keep."""
-        stop = self.preemption.stop
-        if stop is not None:
-            self.board.update(notice_at=stop.at_wall)
+        self._show_notice()
         last = self._checkpoints.view().last_commit if self._checkpoints else None
         if last is not None:
             self.board.update(step=last.step, loss=last.loss)

@@ -167,7 +167,7 @@ class Supervision:
         self._log.info("committed", step=commit.step, slot=commit.slot, reason=commit.reason, timings=commit.timings)
 
     def _answer(self, run: Run, notice: Notice) -> None:
-        self._board.update(notice_at=notice.at_wall)
+        self._board.update(notice_at=notice.at_wall, notice_source=notice.source)
         if self._unsaved(run):
             self.submit(run, notice.reason, urgent=True, deadline=notice.deadline)
         self._preemption.answered(notice)

@@ -114,3 +114,7 @@ class Reason(StrEnum):
     # Anything the operator itself got wrong.
     INTERNAL = "Internal"
     RECOVERED = "Recovered"
+
+
+WISHES = frozenset({Reason.SUSPENDED, Reason.CANCELLED, Reason.MAX_DURATION})
+"""What ends a trainer because its user wants it so."""

@@ -213,6 +213,37 @@ class LogStatus(StatusModel):
     """Where it is: `s3://BUCKET/PREFIX/<cluster>/<namespace>/<uid>`. `spottune log` reads it."""
 
 
+class InterruptionStatus(StatusModel):
+    """What an interruption took. Seconds count from `at`; what is not known, or never came to pass, is left out."""
+
+    at: Annotated[float, Field(ge=0)] = 0.0
+    """When it began (seconds since 1970): the notice was made, or the trainer was told to end, or, without any notice, the loss was seen."""
+    source: Short = ""
+    """Who announced it first; `none` if nobody did."""
+    heard: Annotated[dict[str, float], Field(max_length=4)] = Field(default_factory=dict)
+    """When each source was heard."""
+    signal: float | None = None
+    """The trainer knew: its node's agent or the operator told it, or it got SIGTERM."""
+    step_end: float | None = None
+    """It was done with the micro-step under way."""
+    snapshot: float | None = None
+    """The state was copied."""
+    durable: float | None = None
+    """The state was committed to the bucket."""
+    gone: float | None = None
+    """The pod had ended."""
+    placed: float | None = None
+    """The next attempt that came so far had a node."""
+    started: float | None = None
+    """Its container was started."""
+    loaded: float | None = None
+    """It had loaded model and data."""
+    first_step: float | None = None
+    """It had finished an optimizer step: useful work again."""
+    steps_redone: Count | None = None
+    """Finished steps that were done again, because they were not committed."""
+
+
 class AttemptStatus(StatusModel):
     """One attempt: a pod from its start to its verdict."""
 
@@ -252,6 +283,8 @@ class AttemptStatus(StatusModel):
     """When its end was accounted."""
     notice_to_commit_seconds: float | None = None
     """From the interruption notice to the durable commit, as the trainer measured it."""
+    interruption: InterruptionStatus | None = None
+    """What the interruption took that ended it, and how long it was until useful work was done again."""
 
 
 class PoolStatus(StatusModel):
@@ -280,6 +313,10 @@ class NoticeStatus(StatusModel):
     """Node that goes away."""
     deadline: Annotated[float, Field(ge=0)] = 0.0
     """When it goes away (seconds since 1970); 0 if not told."""
+    announced_at: Annotated[float, Field(ge=0)] = 0.0
+    """When its source made it (seconds since 1970); 0 if not told."""
+    heard_at: Annotated[float, Field(ge=0)] = 0.0
+    """When the operator heard of it (seconds since 1970)."""
 
 
 class FineTuneJobStatus(StatusModel):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
 from spottune_operator.notices.eventbridge import CloudEvent, Kind
 from spottune_operator.planner.types import Notice
@@ -15,6 +15,8 @@ MOST = 10_000
 """More notices than this are not kept: the oldest go."""
 
 _ENDING = {Kind.SPOT_INTERRUPTION, Kind.STATE_CHANGE, Kind.CAPACITY_RESERVATION}
+_OFF = {"stopped", "terminated"}
+"""States in which nothing of the machine runs any more."""
 
 
 @dataclass(frozen=True)
@@ -61,14 +63,22 @@ class NoticeBoard:
         return tuple(
             Notice(
                 node=names[instance],
-                kind="Interruption" if kind in _ENDING else "Rebalance",
+                kind=_announces(heard.event),
                 source=heard.source,
                 deadline=heard.event.deadline or 0.0,
                 instance_id=instance,
+                announced_at=heard.event.at,
+                heard_at=heard.heard_at,
             )
-            for (instance, kind, _), heard in self._heard.items()
+            for (instance, _, _), heard in self._heard.items()
             if instance in names
         )
+
+
+def _announces(event: CloudEvent) -> Literal["Interruption", "Rebalance", "Off"]:
+    if event.kind is Kind.STATE_CHANGE and event.action in _OFF:
+        return "Off"
+    return "Interruption" if event.kind in _ENDING else "Rebalance"
 
 
 def instance_of(node: Mapping[str, Any]) -> str:

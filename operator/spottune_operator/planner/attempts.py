@@ -6,9 +6,9 @@ from spottune_contract.exitcodes import ExitCode, PodEnd, Verdict, verdict
 from spottune_contract.labels import pod_name
 from spottune_contract.layout import job_location
 from spottune_contract.progress import Termination
-from spottune_operator.api.reasons import ConditionType, Phase, Reason
+from spottune_operator.api.reasons import WISHES, ConditionType, Phase, Reason
 from spottune_operator.api.v1alpha1 import FineTuneJobStatus
-from spottune_operator.planner import backoff, budget, pools
+from spottune_operator.planner import backoff, budget, ledger, pools
 from spottune_operator.planner.reports import first_step_reached
 from spottune_operator.planner.situation import Situation, next_epoch
 from spottune_operator.planner.statuses import (
@@ -23,8 +23,6 @@ from spottune_operator.planner.statuses import (
 )
 from spottune_operator.planner.types import CreatePod, ObservedPod
 
-WISHES = frozenset({Reason.SUSPENDED, Reason.CANCELLED, Reason.MAX_DURATION})
-"""What ends a trainer because its user wants it so."""
 _KNOWN_BEFORE = WISHES | {Reason.INTERRUPTION_NOTICE, Reason.NODE_UNREACHABLE, Reason.POD_DELETED, Reason.INTERRUPTED}
 """Reasons that were recorded while the pod was going: they say more than its end."""
 _MACHINE_LEFT = frozenset(
@@ -106,7 +104,8 @@ def accounted(situation: Situation, pod: ObservedPod | None, lost: Reason) -> Fi
     `pod` is None when the pod object is gone; `lost` names what happened if neither the trainer nor the attempt's entry knows.
     """
     end, word, judged = _judged(pod)
-    active = budget.active_seconds(situation.status, (pod.ended_at if pod is not None else 0.0) or situation.now)
+    gone = (pod.ended_at if pod is not None else 0.0) or situation.now
+    active = budget.active_seconds(situation.status, gone)
     entry = current_attempt(situation.status)
     reason = _reason(judged, entry.reason, lost)
     committed: bool | None = entry.committed
@@ -127,6 +126,8 @@ def accounted(situation: Situation, pod: ObservedPod | None, lost: Reason) -> Fi
         counted=counted,
         ended_at=instant(situation.now),
     )
+    if judged is Verdict.INTERRUPTED and entry.running_at and reason not in WISHES:
+        status = ledger.ended(status, situation.status.notice, word, gone)
     status = change(status, accounted=status.attempt, phase=Phase.ACCOUNTING, notice=None, eta="", active_seconds=active)
     if judged is Verdict.SUCCEEDED:
         return _succeeded(situation, status, word.output if word is not None else "")

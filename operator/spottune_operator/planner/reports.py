@@ -7,7 +7,7 @@ import math
 from spottune_contract.progress import CommitView, LogView, Progress, Termination, TrainerPhase
 from spottune_operator.api.reasons import ConditionType, Phase, Reason
 from spottune_operator.api.v1alpha1 import AttemptStatus, CommitStatus, FineTuneJobStatus
-from spottune_operator.planner import budget, pools
+from spottune_operator.planner import budget, ledger, pools
 from spottune_operator.planner.statuses import change, clip, current_attempt, instant, with_attempt, with_condition
 from spottune_operator.planner.types import Observed, ObservedPod, PodState, Settings
 
@@ -45,7 +45,7 @@ def taken_over(observed: Observed, status: FineTuneJobStatus, pod: ObservedPod |
         status = _log_heard(status, report.log)
         if report.log.max_epoch == pod.epoch:
             status = budget.settled(with_attempt(status, claimed=True), pod.epoch)
-    status = _steps_heard(observed, status, report)
+    status = ledger.resumed(_steps_heard(observed, status, report), pod, report)
     return _exactness_heard(observed, status, report)
 
 
@@ -136,7 +136,7 @@ def _credited(entry: AttemptStatus, commit: CommitView) -> AttemptStatus:
     if commit.reason == "notice" and entry.reason in _TAKEN_AWAY:
         # The node's agent was faster than any other source: it told the trainer and deleted the pod.
         known["reason"] = Reason.INTERRUPTION_NOTICE
-    return entry.model_copy(update=known)
+    return ledger.committed(entry.model_copy(update=known), commit)
 
 
 def _steps_heard(observed: Observed, status: FineTuneJobStatus, report: Progress | Termination) -> FineTuneJobStatus:

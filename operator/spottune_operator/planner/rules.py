@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from spottune_contract.progress import CheckpointRequest
-from spottune_operator.api.reasons import ConditionType, Phase, Reason
+from spottune_operator.api.reasons import WISHES, ConditionType, Phase, Reason
 from spottune_operator.api.v1alpha1 import FineTuneJobStatus, NoticeStatus
-from spottune_operator.planner import backoff, budget, pools, reports
-from spottune_operator.planner.attempts import TRY_AGAIN, WISHES, accounted, answered, begun, creation, failed, set_aside
+from spottune_operator.planner import backoff, budget, ledger, pools, reports
+from spottune_operator.planner.attempts import TRY_AGAIN, accounted, answered, begun, creation, failed, set_aside
 from spottune_operator.planner.situation import Situation
 from spottune_operator.planner.statuses import ATTEMPT_MESSAGE_LIMIT, at, change, clip, condition, current_attempt, with_attempt
 from spottune_operator.planner.types import Action, AskCheckpoint, DeletePod, EventSpec, ObservedPod, ObstacleKind, Plan, PodState
@@ -97,11 +97,13 @@ def pod_has_ended(s: Situation) -> Plan | None:
 
 
 def node_is_unreachable(s: Situation) -> Plan | None:
-    """The pod may still run, but its node was silent beyond the grace time: the log fences it, the job goes on elsewhere."""
+    """The machine is off, or its node was silent beyond the grace time: the job goes on elsewhere. If the pod still runs, the log fences it."""
     pod = s.current
     if pod is None or pod.state is not PodState.LOST:
         return None
     status = accounted(s, pod, Reason.NODE_UNREACHABLE)
+    if pod.machine_off:
+        status = with_attempt(status, message=clip(pod.machine_off, ATTEMPT_MESSAGE_LIMIT))
     return _plan(s, node_is_unreachable, status, _end_event(status))
 
 
@@ -228,7 +230,13 @@ def machine_goes_away(s: Situation) -> Plan | None:
     if notice is None or pod is None:
         return None
     record = NoticeStatus(
-        epoch=s.status.attempt, kind="Interruption", source=clip(notice.source, 64), node=notice.node, deadline=notice.deadline
+        epoch=s.status.attempt,
+        kind="Interruption",
+        source=clip(notice.source, 64),
+        node=notice.node,
+        deadline=notice.deadline,
+        announced_at=notice.announced_at,
+        heard_at=notice.heard_at,
     )
     status = change(with_attempt(s.status, reason=Reason.INTERRUPTION_NOTICE), phase=Phase.DRAINING, notice=record)
     settings = s.observed.settings
@@ -328,6 +336,9 @@ def attempt_goes_on(s: Situation) -> Plan | None:
             Reason.TRAINING,
             f"Attempt {status.attempt} is training on {where}, from step {current_attempt(status).step_from or 0}.",
         )
+    over = ledger.newly_over(s.observed.status, status)
+    if over:
+        event = EventSpec("Normal", Reason.RESUMED, clip(f"Attempt {status.attempt} does useful work again, {ledger.told(over[-1])}", 1000))
     return _plan(s, attempt_goes_on, status, event)
 
 
@@ -440,7 +451,7 @@ def _transition(before: FineTuneJobStatus, after: FineTuneJobStatus) -> bool:
         answers = tuple((c.type, c.status, c.reason) for c in status.conditions)
         return status.phase, status.attempt, status.accounted, status.notice, answers
 
-    return outline(before) != outline(after)
+    return outline(before) != outline(after) or bool(ledger.newly_over(before, after))
 
 
 def _look_live(s: Situation, rule: Rule) -> Plan:

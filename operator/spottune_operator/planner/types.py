@@ -53,7 +53,7 @@ class PodState(StrEnum):
     TERMINATING = "Terminating"
     """Deleted, and not ended yet."""
     LOST = "Lost"
-    """Not ended as far as one can see, but its node has not been ready for longer than the grace time."""
+    """Not ended as far as one can see, but its machine is off, or its node has not been ready for longer than the grace time."""
     STUCK = "Stuck"
     """Deleted, and still there when its deletion deadline has passed for longer than the grace time: its node answers and cannot end it."""
     ENDED = "Ended"
@@ -81,6 +81,8 @@ class ObservedPod:
     """Zone of the node, from its labels."""
     ip: str = ""
     created_at: float = 0.0
+    placed_at: float = 0.0
+    """When it was given a node; 0 if it was not."""
     running_at: float = 0.0
     """When the trainer container was started; 0 if it was not."""
     ended_at: float = 0.0
@@ -89,6 +91,8 @@ class ObservedPod:
     """Bears a deletion timestamp."""
     node_silent: bool = False
     """Its node is not ready: what the pod does now, nobody can hear."""
+    machine_off: str = ""
+    """Why its machine is taken to be off although Kubernetes does not say so; empty if it is not."""
     end: PodEnd = field(default_factory=PodEnd)
     """Only meaningful when `state` is ENDED, LOST or STUCK."""
     termination: Termination | None = None
@@ -111,12 +115,17 @@ class Notice:
 
     node: str
     """Kubernetes node name."""
-    kind: Literal["Interruption", "Rebalance"]
+    kind: Literal["Interruption", "Rebalance", "Off"]
+    """`Off`: it is said to have ended already, at `deadline`."""
     source: str
     """`sqs`, `imds`, …; must fit `CheckpointRequest.source`."""
     deadline: float = 0.0
     """Wall clock seconds at which the machine goes away; 0 if not told."""
     instance_id: str = ""
+    announced_at: float = 0.0
+    """Wall clock seconds at which the source says that it was made; 0 if not told."""
+    heard_at: float = 0.0
+    """Wall clock seconds at which we heard of it."""
 
 
 class ObstacleKind(StrEnum):

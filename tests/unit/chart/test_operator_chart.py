@@ -12,6 +12,7 @@ import yaml
 from localcloud.assets import binary
 from spottune_operator.config import PREFIX, parse
 from spottune_operator.leadership import LEASE
+from spottune_operator.silence import NODE_LEASES
 from tests.fixtures.chart import CHART, RELEASE, RELEASE_NAMESPACE, render
 
 
@@ -44,6 +45,9 @@ def test_the_operators_rights_are_exactly_these(documents: list[dict[str, Any]])
     (lease,) = one(documents, "Role", "spottune-operator")["rules"]
     assert (lease["resources"], lease["resourceNames"], set(lease["verbs"])) == (["leases"], [LEASE], {"get", "create", "update"})
     assert one(documents, "Role", "spottune-operator")["metadata"]["namespace"] == RELEASE_NAMESPACE
+    (nodes,) = one(documents, "Role", "spottune-operator-nodes")["rules"]
+    assert (nodes["apiGroups"], nodes["resources"], nodes["verbs"]) == (["coordination.k8s.io"], ["leases"], ["get"])
+    assert one(documents, "Role", "spottune-operator-nodes")["metadata"]["namespace"] == NODE_LEASES
 
 
 def test_no_role_of_the_chart_has_a_wildcard_or_reaches_secrets(documents: list[dict[str, Any]]) -> None:

@@ -128,7 +128,13 @@ def test_who_took_a_pod_away_is_read() -> None:
 def test_a_pod_that_no_machine_can_take_says_so_in_the_schedulers_words() -> None:
     said = {"type": "PodScheduled", "status": "False", "reason": "Unschedulable", "message": "0/3 nodes are available"}
     (seen,) = observe(job(), [pod(at="", phase="Pending", conditions=[said])], {}, now=NOW).pods
-    assert seen.unschedulable == "0/3 nodes are available"
+    assert (seen.unschedulable, seen.placed_at) == ("0/3 nodes are available", 0.0)
+
+
+def test_when_a_pod_was_given_its_node_is_known() -> None:
+    placed = {"type": "PodScheduled", "status": "True", "lastTransitionTime": "2027-01-15T08:00:00Z"}
+    (seen,) = observe(job(), [pod(RUNNING, conditions=[placed])], {}, now=NOW).pods
+    assert seen.placed_at == 1_800_000_000.0
 
 
 FOREIGN: dict[str, dict[str, Any]] = {

@@ -74,7 +74,9 @@ def setup() -> Setup:
 async def test_a_notice_for_a_node_of_ours_has_its_jobs_looked_at_before_it_counts_as_handled(setup: Setup) -> None:
     await setup.handle(spot())
     assert setup.looked == [JobKey("demo", "here")]
-    assert setup.view.notices.about(setup.view.nodes) == (Notice("n1", "Interruption", "sqs", NOW + 120, INSTANCE),)
+    assert setup.view.notices.about(setup.view.nodes) == (
+        Notice("n1", "Interruption", "sqs", NOW + 120, INSTANCE, announced_at=NOW, heard_at=NOW + 5),
+    )
 
 
 @pytest.mark.parametrize("busy", [AT_ONCE, CONFLICT_PAUSE])
