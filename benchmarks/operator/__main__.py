@@ -5,9 +5,12 @@ from __future__ import annotations
 import sys
 
 from benchmarks import report
-from benchmarks.operator import latency
+from benchmarks.operator import latency, life, replacement, restart
 
 PARTS: dict[str, report.Part] = {
+    "life": life.measure,
+    "replacement": replacement.measure,
+    "restart": restart.measure,
     "latency": latency.measure,
 }
 

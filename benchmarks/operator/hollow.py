@@ -8,33 +8,55 @@ from __future__ import annotations
 
 import asyncio
 import json
+import uuid
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime
 
 from benchmarks.operator.api import PODS, Api, Json, at_once, jobs_in, pods_in
+from benchmarks.operator.etcd import job_key, pod_key
 from benchmarks.operator.installation import Installation, Operator
 from benchmarks.operator.trainers import Trainers, address
 from spottune_contract.labels import API_VERSION, EPOCH, GROUP, JOB, KIND, TRAINER_CONTAINER, pod_name
 
 NODES = 20
 PER_NAMESPACE = 250
-_PATTERN, _PATTERN_NAMESPACE, _PATTERN_NODE = "pattern-of-all-jobs", "pattern-of-all-namespaces", "hollow-0"
+_PATTERN, _PATTERN_NAMESPACE = "pattern-of-all-jobs", "pattern-of-all-namespaces"
 _IMAGE = f"spottune.local/trainer@sha256:{'a' * 64}"
 
 
 @dataclass(frozen=True)
 class Job:
-    """One of many."""
+    """One of many, and its pod, as they were made."""
 
-    namespace: str
-    name: str
-    uid: str
+    number: int
+    job: Json
+    pod: Json
 
     @property
-    def path(self) -> str:
-        return f"{jobs_in(self.namespace)}/{self.name}"
+    def uid(self) -> str:
+        return str(self.job["metadata"]["uid"])
+
+    @property
+    def pod_uid(self) -> str:
+        return str(self.pod["metadata"]["uid"])
+
+    @property
+    def name(self) -> str:
+        return str(self.job["metadata"]["name"])
+
+    @property
+    def key(self) -> str:
+        return job_key(self.job["metadata"]["namespace"], self.name)
+
+    @property
+    def pod_key(self) -> str:
+        return pod_key(self.pod["metadata"]["namespace"], self.pod["metadata"]["name"])
+
+    @property
+    def pod_path(self) -> str:
+        return f"{pods_in(self.pod['metadata']['namespace'])}/{self.pod['metadata']['name']}"
 
 
 def now() -> str:
@@ -79,7 +101,7 @@ async def machines(api: Api, count: int = NODES) -> AsyncIterator[None]:
             "topology.kubernetes.io/zone": "us-east-1a",
             "karpenter.sh/capacity-type": "spot",
         }
-        await api.call("POST", "/api/v1/nodes", {"metadata": {"name": name, "labels": labels}, "spec": {"providerID": f"aws:///a/{name}"}})
+        await api.call("POST", "/api/v1/nodes", {"metadata": {"name": name, "labels": labels}, "spec": {"providerID": f"aws:///us-east-1a/i-{int(name.rpartition('-')[2]):08x}"}})
         room = {"cpu": "100000", "memory": "1000Ti", "pods": "100000", "ephemeral-storage": "1000Ti"}
         ready = {"type": "Ready", "status": "True", "reason": "KubeletReady", "lastHeartbeatTime": now(), "lastTransitionTime": now()}
         await api.call("PATCH", f"/api/v1/nodes/{name}/status", {"status": {"capacity": room, "allocatable": room, "conditions": [ready]}})
@@ -156,9 +178,11 @@ async def crowd(where: Installation, trainers: Trainers, count: int) -> AsyncIte
     async with machines(where.api):
         namespaces = await _namespaces(where.api, -(-count // PER_NAMESPACE))
         pattern = await _pattern(where, trainers)
-        numbered = [(number, namespaces[number // PER_NAMESPACE]) for number in range(count)]
-        jobs = await at_once([lambda n=number, s=namespace: _seed(where.api, pattern, n, s) for number, namespace in numbered])
-        trainers.tell({address(number): (job.uid, 1) for number, job in enumerate(jobs)})
+        jobs = [_copy(pattern, number, namespaces[number // PER_NAMESPACE]) for number in range(count)]
+        await where.etcd.put([(each.key, each.job) for each in jobs])
+        await where.etcd.put([(each.pod_key, each.pod) for each in jobs])
+        trainers.tell({address(each.number): (each.uid, 1) for each in jobs})
+        await where.calm()
         yield jobs
 
 
@@ -198,20 +222,17 @@ async def _pattern(where: Installation, trainers: Trainers) -> tuple[Json, Json]
     return job, pod
 
 
-async def _seed(api: Api, pattern: tuple[Json, Json], number: int, space: str) -> Job:
+def _copy(pattern: tuple[Json, Json], number: int, space: str) -> Job:
     job, pod = pattern
-    name, node = f"job-{number:05d}", f"hollow-{number % NODES}"
-    made = await api.call("POST", jobs_in(space), manifest(name))
-    uid = made["metadata"]["uid"]
-    swaps = [(job["metadata"]["uid"], uid), (_PATTERN, name), (_PATTERN_NAMESPACE, space), (pod["spec"]["nodeName"], node)]
-    metadata = {key: pod["metadata"][key] for key in ("name", "namespace", "labels", "annotations", "ownerReferences")}
-    body = swapped({"metadata": metadata, "spec": pod["spec"]}, swaps)
-    placed = await api.call("POST", pods_in(space), body)
-    status = swapped(job["status"], [*swaps, (pod["metadata"]["uid"], placed["metadata"]["uid"])])
-    await api.call("PUT", f"{jobs_in(space)}/{name}/status", made | {"status": status})
-    at_work = pod["status"] | running(address(number))
-    await api.call("PATCH", f"{pods_in(space)}/{placed['metadata']['name']}/status", {"status": at_work})
-    return Job(space, name, uid)
+    swaps = [
+        (job["metadata"]["uid"], str(uuid.uuid4())),
+        (pod["metadata"]["uid"], str(uuid.uuid4())),
+        (_PATTERN_NAMESPACE, space),
+        (_PATTERN, f"job-{number:05d}"),
+        (pod["spec"]["nodeName"], f"hollow-{number % NODES}"),
+        (pod["status"]["podIP"], address(number)),
+    ]
+    return Job(number, swapped(job, swaps), swapped(pod, swaps))
 
 
 def swapped(document: Json, swaps: Sequence[tuple[str, str]]) -> Json:

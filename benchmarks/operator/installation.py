@@ -13,7 +13,7 @@ import sys
 import tempfile
 import time
 import urllib.request
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -22,6 +22,7 @@ import yaml
 
 from benchmarks.operator.api import Api
 from benchmarks.operator.audit import Audit
+from benchmarks.operator.etcd import Etcd
 from localcloud import process
 from localcloud.assets import binary
 from localcloud.controlplane import ControlPlane
@@ -39,8 +40,18 @@ class Installation:
     plane: ControlPlane
     audit: Audit
     api: Api
+    etcd: Etcd
     kubeconfig: Path
     """With the rights that the chart gives the operator, and no others."""
+
+    async def calm(self, share: float = 0.15, timeout: float = 120) -> None:
+        """Wait until the control plane has taken in what was written: all its parts together use less than this share of a core."""
+        give_up = time.monotonic() + timeout
+        while time.monotonic() < give_up:
+            before = sum(self.cpu().values())
+            await asyncio.sleep(2)
+            if sum(self.cpu().values()) - before < 2 * share:
+                return
 
     def cpu(self, *others: int) -> dict[str, float]:
         """CPU seconds so far of the control plane's parts and of other processes, by name or id."""
@@ -60,8 +71,8 @@ async def installation() -> AsyncIterator[Installation]:
         admin = plane.authority.client("kubernetes-admin", ["system:masters"])
         context = ssl.create_default_context(cafile=str(plane.authority.ca.certificate))
         context.load_cert_chain(str(admin.certificate), str(admin.key))
-        async with Api.opened(plane.server, context) as api:
-            yield Installation(plane, audit, api, kubeconfig)
+        async with Api.opened(plane.server, context) as api, Etcd.opened(plane.etcd_endpoint) as etcd:
+            yield Installation(plane, audit, api, etcd, kubeconfig)
     finally:
         process.stop_all(home, timeout=1)
         shutil.rmtree(home.root, ignore_errors=True)
@@ -92,7 +103,7 @@ def _install(plane: ControlPlane) -> Path:
 class Operator:
     """`python -m spottune_operator`, started when constructed. The next one takes over the Lease of the one before at once."""
 
-    def __init__(self, where: Installation, *arguments: str) -> None:
+    def __init__(self, where: Installation, *arguments: str, environ: Mapping[str, str] | None = None) -> None:
         self.began = time.monotonic()
         self._port = _free_port()
         self.log = where.plane.home.logs / "operator.log"
@@ -100,7 +111,7 @@ class Operator:
         command += ["--trainer-image", "spottune.local/trainer:dev", "--host", "127.0.0.1", "--port", str(self._port)]
         command += ["--namespace", SYSTEM_NAMESPACE, "--identity", "operator", "--log-level", "warning", *arguments]
         with self.log.open("ab") as output:
-            self._process = subprocess.Popen(command, stdout=output, stderr=output)
+            self._process = subprocess.Popen(command, stdout=output, stderr=output, env={**os.environ, **(environ or {})})
 
     @property
     def pid(self) -> int:
@@ -118,6 +129,16 @@ class Operator:
         await until(lambda: self.leads or self._process.poll() is not None, "the operator leads", timeout)
         assert self._process.poll() is None, process.tail(self.log)
         return self
+
+    def memory(self) -> tuple[float, float]:
+        """Megabytes now and at most so far."""
+        return megabytes(self.pid)
+
+    def metric(self, series: str) -> float:
+        """One series of `/metrics`; 0 if it is not there."""
+        with urllib.request.urlopen(f"http://127.0.0.1:{self._port}/metrics", timeout=10) as response:
+            lines = response.read().decode().splitlines()
+        return next((float(line.rpartition(" ")[2]) for line in lines if line.rpartition(" ")[0] == series), 0.0)
 
     def kill(self) -> None:
         self._process.kill()
@@ -137,6 +158,12 @@ def cpu_seconds(pid: int) -> float:
     """User and system time of a process so far."""
     fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
     return (int(fields[11]) + int(fields[12])) / _TICKS
+
+
+def megabytes(pid: int) -> tuple[float, float]:
+    """Resident memory of a process: now, and at most so far."""
+    fields = dict(line.split(":", 1) for line in Path(f"/proc/{pid}/status").read_text().splitlines())
+    return int(fields["VmRSS"].split()[0]) / 1024, int(fields["VmHWM"].split()[0]) / 1024
 
 
 def percentile(values: list[float], share: float) -> float:

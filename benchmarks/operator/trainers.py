@@ -82,6 +82,7 @@ class Hollow:
     def __init__(self) -> None:
         self.jobs: dict[str, tuple[str, int]] = {}
         self.moving_since = 0.0
+        self.step = STEP
         self.counts = Counts()
 
     async def progress(self, request: web.Request) -> web.Response:
@@ -91,13 +92,14 @@ class Hollow:
         if ip not in self.jobs:
             return web.Response(status=503)
         uid, epoch = self.jobs[ip]
-        step = STEP + (int(time.monotonic() - self.moving_since) + 1 if self.moving_since else 0)
+        step = self.step + (int(time.monotonic() - self.moving_since) + 1 if self.moving_since else 0)
         return web.Response(body=report(uid, epoch, step).model_dump_json().encode(), content_type="application/json")
 
     async def tell(self, request: web.Request) -> web.Response:
         """New jobs by address, and whether the trainers go on."""
         told = await request.json()
         self.jobs |= {ip: (uid, epoch) for ip, (uid, epoch) in told.get("jobs", {}).items()}
+        self.step = told.get("step", self.step)
         if "moving" in told:
             self.moving_since = time.monotonic() if told["moving"] else 0.0
             self.counts = Counts()
@@ -111,7 +113,7 @@ class Trainers:
     port: int
 
     def tell(self, jobs: Mapping[str, tuple[str, int]] | None = None, **told: object) -> Json:
-        """`moving`: do they make steps; said anew, what was counted is forgotten. Returns what was counted so far."""
+        """`step`: how far all of them are. `moving`: do they make steps; said anew, what was counted is forgotten. Returns what was counted so far."""
         body = json.dumps({"jobs": dict(jobs or {}), **told}).encode()
         with urllib.request.urlopen(f"http://127.0.0.1:{self.port}/tell", data=body, timeout=30) as response:
             counted: Json = json.load(response)

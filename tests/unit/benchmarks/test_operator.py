@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 
 from benchmarks.operator.audit import beside_pods_and_events, but_the_lease, kinds
+from benchmarks.operator.etcd import stored
 from benchmarks.operator.hollow import swapped
 from benchmarks.operator.installation import percentile
 from benchmarks.operator.latency import Timing
@@ -27,14 +28,31 @@ def test_writes_are_counted_by_kind_and_refused_ones_are_none() -> None:
     assert beside_pods_and_events(writes) == 2
 
 
+def job(generation: int, observed: int) -> dict[str, object]:
+    return {"metadata": {"uid": "u", "generation": generation}, "status": {"observedGeneration": observed}}
+
+
 def test_an_edit_is_answered_when_its_generation_or_a_later_one_was_observed() -> None:
     timing = Timing()
-    for at in (1.0, 2.0):
-        timing.edit("u", at)
-    timing.event({"metadata": {"uid": "u", "generation": 3}, "status": {"observedGeneration": 1}}, 2.5)
-    assert (timing.open, sorted(timing.milliseconds(timing.seen))) == (2, [500.0, 1500.0])
-    timing.event({"metadata": {"uid": "u", "generation": 3}, "status": {"observedGeneration": 3}}, 4.0)
-    assert (timing.open, sorted(timing.milliseconds(timing.answered))) == (0, [2000.0, 3000.0])
+    timing.edit("u", 2, 1.0)
+    timing.edit("u", 3, 2.0)
+    timing.job(job(3, 1), 2.5)
+    assert (timing.open, sorted(timing.milliseconds(timing.seen, 0.0))) == (2, [500.0, 1500.0])
+    timing.job(job(3, 3), 4.0)
+    assert (timing.open, sorted(timing.milliseconds(timing.answered, 0.0))) == (0, [2000.0, 3000.0])
+    assert timing.milliseconds(timing.answered, 1.5) == [2000.0], "only what was sent since then"
+
+
+def test_a_touch_of_a_pod_is_seen_and_never_owed_an_answer() -> None:
+    timing = Timing()
+    timing.touch("p", 7, 1.0)
+    timing.pod({"metadata": {"uid": "p"}, "status": {"conditions": [{"type": "Ready", "reason": "Touched7"}]}}, 1.25)
+    timing.pod({"metadata": {"uid": "p"}, "status": {}}, 2.0)
+    assert (timing.open, timing.milliseconds(timing.seen, 0.0)) == (0, [250.0])
+
+
+def test_etcd_keeps_no_resource_version() -> None:
+    assert stored({"kind": "Pod", "metadata": {"name": "a", "resourceVersion": "7"}}) == {"kind": "Pod", "metadata": {"name": "a"}}
 
 
 def test_the_longest_gap_counts_a_trainer_that_is_asked_no_more() -> None:
