@@ -33,11 +33,13 @@ class ControlPlane:
         home: where its state lies.
         address: what the API server listens on; 127.0.0.1 for tests, 198.18.0.1 (the bridge, see `net`) for the cluster with nodes.
         port: the API server's port; 0 means a free one, the same at every call for one home.
+        apiserver_flags: more flags of the API server, an audit policy for example.
     """
 
     home: Home
     address: str = _LOOPBACK
     port: int = 0
+    apiserver_flags: tuple[str, ...] = ()
 
     @classmethod
     def of_cluster(cls, home: Home) -> ControlPlane:
@@ -143,6 +145,7 @@ class ControlPlane:
             "--kubelet-preferred-address-types=InternalIP",
             "--allow-privileged=true",
             "--profiling=false",
+            *self.apiserver_flags,
         ]
         if self.address == _LOOPBACK:
             # A loopback address may not stand in the endpoints of the `kubernetes` service; nobody reads them without nodes.

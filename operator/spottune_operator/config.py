@@ -36,6 +36,7 @@ class Config:
     port: int
     resync_seconds: float
     poll_seconds: float
+    polls_per_second: float
     unreachable_grace_seconds: float
     trainer_port: int
     log_level: str
@@ -67,7 +68,8 @@ def parse(arguments: Sequence[str], environ: Mapping[str, str]) -> Config:
     option("host", "address of /healthz, /readyz and /metrics", "0.0.0.0")  # noqa: S104 (the kubelet probes the pod's address)
     option("port", "port of /healthz, /readyz and /metrics", "8080")
     option("resync-seconds", "time between live lists", "10")
-    option("poll-seconds", "time between questions to a running trainer", "5")
+    option("poll-seconds", "time between questions to a running trainer, where there are few", "5")
+    option("polls-per-second", "questions to all trainers together, at most; each is asked every minute all the same", "200")
     option(
         "unreachable-grace-seconds",
         "a node may be not ready, or a deleted pod be overdue, for so long before its trainer is replaced",
@@ -110,10 +112,18 @@ def _config(values: argparse.Namespace) -> Config:
         port=int(values.port),
         resync_seconds=float(values.resync_seconds),
         poll_seconds=float(values.poll_seconds),
+        polls_per_second=_positive(values.polls_per_second),
         unreachable_grace_seconds=float(values.unreachable_grace_seconds),
         trainer_port=int(values.trainer_port),
         log_level=values.log_level,
     )
+
+
+def _positive(text: str) -> float:
+    value = float(text)
+    if not value > 0:
+        raise ValueError("--polls-per-second must be above 0")
+    return value
 
 
 def _lease_seconds(text: str) -> float:

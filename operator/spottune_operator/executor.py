@@ -92,13 +92,40 @@ class Executor:
         self._view = view
         self._defaults = defaults
         self._settings = settings
+        self._unhurried = replace(settings, progress_interval=float("inf"))
         self._metrics = metrics
         self._clocks = clocks
         self._teller = Teller(cluster, metrics, clocks.wall)
         self._in_a_row: dict[JobKey, int] = {}
 
+    async def consider(self, key: JobKey) -> float | None:
+        """Look at one job, unless what is remembered of it shows nothing to do. Returns as `look`.
+
+        What is remembered may be old, never for long: whatever is news to it has the job considered again. So it can make a look
+        late or needless; what is done rests on what the look reads.
+        """
+        again = AT_ONCE if key in self._in_a_row or key in self._view.doubted else self.remembered(key)
+        if again != AT_ONCE:
+            self._metrics.looks.labels("nothing_to_do").inc()
+            return again
+        again = await self.look(key)
+        if again is None or again > CONFLICT_PAUSE:
+            self._view.doubted.discard(key)
+        return again
+
+    def remembered(self, key: JobKey) -> float | None:
+        """When to look at a job, judged from what is remembered of it."""
+        job = self._view.job(key)
+        if job is None:
+            return AT_ONCE
+        try:
+            return self.due(job, self._view.pods_of(key))
+        except Exception:
+            # The look itself throws again, and there failing is handled.
+            return AT_ONCE
+
     async def look(self, key: JobKey) -> float | None:
-        """Look at one job. Returns the seconds after which to look again, None for not before something is heard."""
+        """Look at one job, live. Returns the seconds after which to look again, None for not before something is heard."""
         structlog.contextvars.bind_contextvars(namespace=key.namespace, job=key.name)
         began = self._clocks.monotonic()
         try:
@@ -122,8 +149,8 @@ class Executor:
         return again
 
     def due(self, job: Json, pods: list[Json]) -> float | None:
-        """When to look at a job, judged from a list of jobs and a list of pods that was asked for later: 0 for at once, None for
-        not before something is heard. No calls and no effects, so that a thousand jobs at rest cost one list of each kind."""
+        """When to look at a job, judged from this: 0 for at once, None for not before something is heard. No calls and no effects,
+        so that ten thousand jobs at rest cost one list of each kind."""
         observed = self._observe(job, pods)
         answer = plan(observed)
         if answer.action is not None or answer.status != observed.status:
@@ -160,9 +187,13 @@ class Executor:
             silent=view.silent,
             off=view.off,
             now=self._clocks.wall(),
-            settings=self._settings,
+            settings=self._paced(),
             live=True,
         )
+
+    def _paced(self) -> Settings:
+        """Without an allowance for it, steps alone are never worth a write; with other news they are written all the same."""
+        return self._settings if self._view.steps.left(self._clocks.monotonic()) else self._unhurried
 
     async def _look(self, key: JobKey) -> float | None:
         try:
@@ -190,7 +221,8 @@ class Executor:
         finally:
             # After the effect, which may be urgent; told even if it failed, since the status they are about is written.
             await self._teller.tell(written, answer.events)
-        return AT_ONCE
+        # After an effect, what has become of it is read. After a mere write nothing but the status has changed, and that is known.
+        return AT_ONCE if answer.action is not None else self.due(written, pods)
 
     async def _write(self, job: Json, before: FineTuneJobStatus, answer: Plan) -> Json | None:
         """Swap the status. None if somebody else was faster."""
@@ -208,6 +240,8 @@ class Executor:
         self._metrics.status_writes.labels("written").inc()
         for interruption in newly_over(before, after):
             self._metrics.interruption_over(interruption)
+        if after.progress_at != before.progress_at:
+            self._view.steps.take()
         structlog.contextvars.bind_contextvars(epoch=after.attempt)
         tell = _log.info if after.phase != before.phase or answer.action is not None else _log.debug
         tell("decided", rule=answer.rule, phase=after.phase.value, action=_name(answer.action) or None, **answer.details)

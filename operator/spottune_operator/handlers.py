@@ -7,7 +7,7 @@ be deleted while no operator runs; kopf's own patches are unconditional. Events 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from typing import Any, Literal
+from typing import Any
 
 import kopf
 from kubernetes.aio.client.configuration import Configuration
@@ -15,10 +15,8 @@ from kubernetes.aio.client.configuration import Configuration
 from spottune_contract.labels import API_VERSION, GROUP, JOB, PLURAL
 from spottune_operator.cluster import PAGE
 from spottune_operator.health import Health
-from spottune_operator.view import JobKey, View
+from spottune_operator.view import JobKey, Kind, View
 from spottune_operator.workqueue import WorkQueue
-
-Kind = Literal["job", "pod", "node"]
 
 INACTIVE_SECONDS = 75.0
 """A watch without an event or a bookmark (the API server sends one a minute) for this long is opened anew."""
@@ -113,24 +111,31 @@ def hear(
 ) -> None:
     """Take in what a watch tells of one object, and have every job looked at for which it may change a decision."""
     metadata, gone = document["metadata"], event_type == "DELETED"
+    namespace, name = metadata.get("namespace", ""), metadata["name"]
+    view.heard.add((kind, namespace, name))
     _heard(health, kind, metadata, gone=gone)
     if kind == "job":
-        queue.add(JobKey(metadata["namespace"], metadata["name"]))
+        _hear_job(JobKey(namespace, name), document, view, queue, gone=gone)
     elif kind == "pod":
-        job = view.put_pod(document)
-        if gone:
-            view.drop_pod(metadata["namespace"], metadata["name"], metadata["uid"])
+        job = view.drop_pod(namespace, name, metadata["uid"]) if gone else view.put_pod(document)
         if job is not None:
             queue.add(job)
     else:
-        before = view.nodes.get(metadata["name"])
+        before = view.nodes.get(name)
         if gone:
-            view.nodes.pop(metadata["name"], None)
+            view.nodes.pop(name, None)
         else:
             view.put_node(document)
-        if _standing(before) != _standing(view.nodes.get(metadata["name"])):
-            for job in view.jobs_on(metadata["name"]):
+        if _standing(before) != _standing(view.nodes.get(name)):
+            for job in view.jobs_on(name):
                 queue.add(job)
+
+
+def _hear_job(key: JobKey, document: dict[str, Any], view: View, queue: WorkQueue[JobKey], *, gone: bool) -> None:
+    if gone:
+        view.drop_job(key)
+    elif view.put_job(document):
+        queue.add(key)
 
 
 def _heard(health: Health, kind: str, metadata: Any, *, gone: bool) -> None:

@@ -23,7 +23,8 @@ from spottune_operator.metrics import Metrics
 from spottune_operator.notices.desk import NoticeDesk
 from spottune_operator.notices.sqs import NoticeQueue, connect
 from spottune_operator.planner.types import Settings
-from spottune_operator.rounds import Poll, Resync
+from spottune_operator.polling import Pace, Poll
+from spottune_operator.rounds import Resync
 from spottune_operator.silence import Silence
 from spottune_operator.tasks import cancelled
 from spottune_operator.trainers import Trainers
@@ -49,9 +50,9 @@ async def operate(config: Config) -> None:
         stack.push_async_callback(trainers.close)
         settings = Settings(cluster=config.trainers.cluster, unreachable_grace=config.unreachable_grace_seconds)
         executor = Executor(cluster, trainers, view, defaults=config.trainers, settings=settings, metrics=metrics, clocks=clocks)
-        queue = WorkQueue[JobKey](executor.look, on_failure=Complaints(executor))
+        queue = WorkQueue[JobKey](executor.consider, on_failure=Complaints(executor))
         resync = Resync(cluster, view, executor, queue, ears, metrics, clocks, leadership.leads)
-        poll = Poll(view, trainers, queue, metrics, clocks)
+        poll = Poll(view, trainers, queue, metrics, clocks, Pace(config.poll_seconds, config.polls_per_second))
         silence = Silence(cluster, view, queue, clocks)
         server = await health.serve(ears, metrics, host=config.host, port=config.port, clock=clocks.monotonic)
         stack.push_async_callback(server.cleanup)
@@ -64,7 +65,7 @@ async def operate(config: Config) -> None:
             queue.forget()
             view.forget_reports()
             resync.at_once()
-            await asyncio.gather(queue.run(), poll.run(config.poll_seconds), silence.run())
+            await asyncio.gather(queue.run(), poll.run(), silence.run())
 
         loops: dict[str, Coroutine[Any, Any, None]] = {
             "election": leadership.run(term),

@@ -1,21 +1,32 @@
-"""What the operator remembers between two looks: nodes, pods' addresses, trainers' reports, notices, refused creates.
+"""What the operator remembers between two looks: jobs, pods and nodes as last heard of, trainers' reports, notices, refused creates.
 
-All of it can be lost: a restart fills it again from the cluster, or does without. Decisions about pods never come from here.
+All of it can be lost: a restart fills it again from the cluster, or does without. It says whether a job is worth a look; what a
+look decides, and whatever it does, rests on what is read live. Ten thousand jobs and their pods fit: kept is only what a decision
+may depend on, as JSON text, which takes a tenth of the room of the objects that it is made of.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+import json
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
-from typing import Any, NamedTuple
+from sys import intern
+from typing import Any, Literal, NamedTuple
 
-from spottune_contract.labels import JOB
+from spottune_contract.labels import JOB, POOL, TRAINER_CONTAINER
 from spottune_contract.progress import Progress
-from spottune_operator.api.v1alpha1 import PoolStatus
+from spottune_operator.allowance import Allowance
+from spottune_operator.api.v1alpha1 import FineTuneJobStatus, PoolStatus
 from spottune_operator.notices.board import NoticeBoard
 from spottune_operator.planner.types import Obstacle
 
+STEP_WRITES_PER_SECOND = 20.0
+"""Of all jobs together; each of 5,000 is written about every four minutes, each of 200 every ten seconds."""
+
 Json = dict[str, Any]
+Kind = Literal["job", "pod", "node"]
+Key = tuple[Kind, str, str]
+"""Kind, namespace (empty for nodes) and name."""
 
 
 class JobKey(NamedTuple):
@@ -25,15 +36,32 @@ class JobKey(NamedTuple):
     name: str
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
+class KnownJob:
+    """A job as last heard of."""
+
+    document: str
+    """What `slim_job` leaves of it, as JSON."""
+    phase: str
+    trouble: tuple[PoolStatus, ...]
+    """Pools to stay away from, as its status says."""
+    machines: tuple[tuple[str, str], ...]
+    """Pool and time of each machine that its attempts have got."""
+
+
+@dataclass(frozen=True, slots=True)
 class PodPlace:
-    """Where a trainer pod is, for finding trainers and for finding the jobs of a node."""
+    """A trainer pod as last heard of."""
 
     job: JobKey
     uid: str
     node: str
     ip: str
     running: bool
+    leaving: bool
+    """Somebody asked for its end."""
+    document: str
+    """What `slim_pod` leaves of it, as JSON."""
 
 
 @dataclass
@@ -41,6 +69,7 @@ class View:
     """Memory shared by the loops of one operator."""
 
     nodes: dict[str, Json] = field(default_factory=dict)
+    jobs: dict[JobKey, KnownJob] = field(default_factory=dict)
     pods: dict[tuple[str, str], PodPlace] = field(default_factory=dict)
     """By namespace and pod name."""
     progress: dict[str, Progress] = field(default_factory=dict)
@@ -54,44 +83,84 @@ class View:
     notices: NoticeBoard = field(default_factory=NoticeBoard)
     pools: tuple[PoolStatus, ...] = ()
     """Trouble of pools, as the statuses of all jobs told at the last resync."""
+    doubted: set[JobKey] = field(default_factory=set)
+    """Jobs whose next look shall be live whatever is remembered of them."""
+    heard: set[Key] = field(default_factory=set)
+    """What the watch told of since the live list under way was begun: newer than that list."""
+    steps: Allowance = field(default_factory=lambda: Allowance(STEP_WRITES_PER_SECOND))
+    """Status writes that tell of steps and losses alone."""
+    _pods_of: dict[JobKey, tuple[str, ...]] = field(default_factory=dict)
+
+    def job(self, key: JobKey) -> Json | None:
+        known = self.jobs.get(key)
+        return json.loads(known.document) if known is not None else None
+
+    def pods_of(self, key: JobKey) -> list[Json]:
+        return [json.loads(self.pods[key.namespace, name].document) for name in self._pods_of.get(key, ())]
+
+    def put_job(self, job: Json) -> bool:
+        """Remember a job. False if nothing has changed that a decision may depend on."""
+        key = JobKey(intern(job["metadata"]["namespace"]), intern(job["metadata"]["name"]))
+        slim = slim_job(job)
+        document = _packed(slim)
+        known = self.jobs.get(key)
+        if known is not None and known.document == document:
+            return False
+        status = slim["status"] if isinstance(slim["status"], dict) else {}
+        phase = status.get("phase")
+        self.jobs[key] = KnownJob(
+            document=document,
+            phase=intern(phase) if isinstance(phase, str) else "Pending",
+            trouble=FineTuneJobStatus.parse({"pools": status["pools"]}).pools if status.get("pools") else (),
+            machines=tuple(_machines(status.get("attempts"))),
+        )
+        return True
+
+    def drop_job(self, key: JobKey) -> None:
+        self.jobs.pop(key, None)
 
     def put_node(self, node: Json) -> None:
         self.nodes[node["metadata"]["name"]] = slim_node(node)
 
     def put_pod(self, pod: Json) -> JobKey | None:
-        """Remember where a pod is. Returns its job, or None for a pod without our label."""
+        """Remember a pod. Returns its job if something has changed that a decision may depend on, and None for a pod without our label."""
         metadata, status = pod["metadata"], pod.get("status") or {}
         name = (metadata.get("labels") or {}).get(JOB)
         if not name:
             return None
-        job = JobKey(metadata["namespace"], name)
-        self.pods[metadata["namespace"], metadata["name"]] = PodPlace(
+        job, where = JobKey(intern(metadata["namespace"]), intern(name)), (intern(metadata["namespace"]), metadata["name"])
+        document = _packed(slim_pod(pod))
+        known = self.pods.get(where)
+        if known is not None and known.document == document:
+            return None
+        self.pods[where] = PodPlace(
             job=job,
             uid=metadata["uid"],
-            node=(pod.get("spec") or {}).get("nodeName", ""),
-            ip=status.get("podIP", ""),
+            node=intern((pod.get("spec") or {}).get("nodeName") or ""),
+            ip=status.get("podIP") or "",
             running=status.get("phase") == "Running",
+            leaving="deletionTimestamp" in metadata,
+            document=document,
         )
+        names = self._pods_of.get(job, ())
+        if where[1] not in names:
+            self._pods_of[job] = (*names, where[1])
         return job
 
-    def drop_pod(self, namespace: str, name: str, uid: str) -> None:
+    def drop_pod(self, namespace: str, name: str, uid: str) -> JobKey | None:
+        """Forget a pod. Returns its job; None if another pod has that name now, or none."""
         place = self.pods.get((namespace, name))
-        if place is not None and place.uid == uid:
-            del self.pods[namespace, name]
-            self.progress.pop(uid, None)
-            self.silent.pop(uid, None)
-
-    def replace(self, pods: Iterable[Json], nodes: Iterable[Json], job_uids: Iterable[str]) -> None:
-        """Take over a complete live list; what is not in it is forgotten."""
-        self.nodes = {node["metadata"]["name"]: slim_node(node) for node in nodes}
-        self.pods = {}
-        for pod in pods:
-            self.put_pod(pod)
-        uids = {place.uid for place in self.pods.values()}
-        self.progress = {uid: report for uid, report in self.progress.items() if uid in uids}
-        self.silent = {uid: since for uid, since in self.silent.items() if uid in uids}
-        known = set(job_uids)
-        self.obstacles = {uid: obstacle for uid, obstacle in self.obstacles.items() if uid in known}
+        if place is None or place.uid != uid:
+            return None
+        del self.pods[namespace, name]
+        self.progress.pop(uid, None)
+        self.silent.pop(uid, None)
+        left = tuple(other for other in self._pods_of[place.job] if other != name)
+        if left:
+            self._pods_of[place.job] = left
+        else:
+            del self._pods_of[place.job]
+        return place.job
 
     def forget_reports(self) -> None:
         """What trainers and the API server told in an earlier term: another operator may have acted on newer words since."""
@@ -105,6 +174,77 @@ class View:
         return {place.job for place in self.pods.values() if place.node == node}
 
 
+class Listing:
+    """Takes over a complete live list, page by page. What the watch tells meanwhile is newer than the list, and stays."""
+
+    def __init__(self, view: View, changed: set[JobKey]) -> None:
+        """`changed` gets the jobs of which, or of whose pods, the list shows something that the watch has not told."""
+        self._view = view
+        self._changed = changed
+        self.versions: dict[tuple[str, str, str], str] = {}
+        view.heard.clear()
+
+    def jobs(self, page: Iterable[Json]) -> None:
+        for job in page:
+            key = JobKey(job["metadata"]["namespace"], job["metadata"]["name"])
+            if self._news("job", *key, job) and self._view.put_job(job):
+                self._changed.add(key)
+
+    def pods(self, page: Iterable[Json]) -> None:
+        for pod in page:
+            if self._news("pod", pod["metadata"]["namespace"], pod["metadata"]["name"], pod):
+                job = self._view.put_pod(pod)
+                if job is not None:
+                    self._changed.add(job)
+
+    def nodes(self, page: Iterable[Json]) -> None:
+        for node in page:
+            if self._news("node", "", node["metadata"]["name"], node):
+                self._view.put_node(node)
+
+    def close(self) -> None:
+        """All pages were taken over: what is in none of them is gone."""
+        view, there = self._view, self.versions.keys() | self._view.heard
+        for key in [key for key in view.jobs if ("job", *key) not in there]:
+            view.drop_job(key)
+        for (namespace, name), place in [(where, place) for where, place in view.pods.items() if ("pod", *where) not in there]:
+            view.drop_pod(namespace, name, place.uid)
+            self._changed.add(place.job)
+        for name in [name for name in view.nodes if ("node", "", name) not in there]:
+            del view.nodes[name]
+
+    def _news(self, kind: Kind, namespace: str, name: str, item: Json) -> bool:
+        self.versions[kind, namespace, name] = item["metadata"]["resourceVersion"]
+        return (kind, namespace, name) not in self._view.heard
+
+
+def slim_job(job: Json) -> Json:
+    """The parts of a job that a decision may depend on."""
+    metadata = job["metadata"]
+    kept = ("name", "namespace", "uid", "generation", "deletionTimestamp")
+    return {"metadata": {name: metadata[name] for name in kept if name in metadata}, "spec": job.get("spec"), "status": job.get("status")}
+
+
+def slim_pod(pod: Json) -> Json:
+    """The parts of a pod that a decision may depend on."""
+    metadata, spec, status = pod["metadata"], pod.get("spec") or {}, pod.get("status") or {}
+    kept = ("name", "namespace", "uid", "labels", "ownerReferences", "creationTimestamp", "deletionTimestamp")
+    annotations = {POOL: metadata["annotations"][POOL]} if POOL in (metadata.get("annotations") or {}) else {}
+    containers = [{"name": c["name"], "image": c.get("image")} for c in spec.get("containers") or () if c.get("name") == TRAINER_CONTAINER]
+    conditions = [
+        {name: c.get(name) for name in ("type", "status", "reason", "message", "lastTransitionTime")}
+        for c in status.get("conditions") or ()
+    ]
+    trainers = [c for c in status.get("containerStatuses") or () if c.get("name") == TRAINER_CONTAINER]
+    states = [{name: c.get(name) for name in ("name", "state", "imageID")} for c in trainers]
+    slim_status = {name: status[name] for name in ("phase", "reason", "podIP") if name in status}
+    return {
+        "metadata": {name: metadata[name] for name in kept if name in metadata} | {"annotations": annotations},
+        "spec": {"nodeName": spec.get("nodeName"), "containers": containers},
+        "status": slim_status | {"conditions": conditions, "containerStatuses": states},
+    }
+
+
 def slim_node(node: Json) -> Json:
     """The parts of a node that anybody here looks at: images and addresses of a thousand nodes are megabytes."""
     metadata, spec, status = node["metadata"], node.get("spec") or {}, node.get("status") or {}
@@ -114,3 +254,16 @@ def slim_node(node: Json) -> Json:
         "spec": {name: spec[name] for name in ("providerID", "taints", "unschedulable") if name in spec},
         "status": {"conditions": status.get("conditions") or []},
     }
+
+
+def _packed(document: Mapping[str, Any]) -> str:
+    return json.dumps(document, separators=(",", ":"))
+
+
+def _machines(attempts: object) -> Iterable[tuple[str, str]]:
+    """Whatever stands in a status that somebody else may have written: what is no attempt with a machine is left out."""
+    for attempt in attempts if isinstance(attempts, list) else ():
+        if isinstance(attempt, dict):
+            pool, since = attempt.get("pool"), attempt.get("runningAt")
+            if isinstance(pool, str) and isinstance(since, str):
+                yield intern(pool), since

@@ -116,30 +116,23 @@ class WorkQueue(Generic[K]):
 
     def _start_due(self) -> None:
         now = asyncio.get_running_loop().time()
-        blocked = []
         while self._heap and self._heap[0][0] <= now and len(self._active) < self._workers:
-            entry = heapq.heappop(self._heap)
-            due, _, key = entry
-            if self._due.get(key) != due:
-                continue
-            if key in self._active:
-                blocked.append(entry)
+            due, _, key = heapq.heappop(self._heap)
+            if self._due.get(key) != due or key in self._active:
+                # Stale, or put back when its look has ended.
                 continue
             del self._due[key]
             self._active[key] = asyncio.create_task(self._one(key), name=f"look {key}")
-        for entry in blocked:
-            heapq.heappush(self._heap, entry)
 
     async def _sleep(self) -> None:
         """Until the next key is due, or something was added or finished."""
         if len(self._active) >= self._workers:
             await self._wake.wait()
             return
-        pending = [due for key, due in self._due.items() if key not in self._active]
-        if not pending:
+        if not self._heap:
             await self._wake.wait()
             return
-        delay = max(0.0, min(pending) - asyncio.get_running_loop().time())
+        delay = max(0.0, self._heap[0][0] - asyncio.get_running_loop().time())
         try:
             async with asyncio.timeout(delay):
                 await self._wake.wait()
@@ -165,6 +158,8 @@ class WorkQueue(Generic[K]):
                     future.set_result(again)
         finally:
             del self._active[key]
+            if key in self._due:
+                heapq.heappush(self._heap, (self._due[key], next(self._order), key))
             self._wake.set()
 
     def _set_aside(self, key: K, error: Exception) -> None:

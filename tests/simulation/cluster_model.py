@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import json
 import marshal
-from collections.abc import Callable, Generator, Iterator
+from collections.abc import AsyncIterator, Callable, Generator, Iterator
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import Any, Literal
@@ -386,9 +386,9 @@ class ModelCluster:
     def __init__(self, world: World) -> None:
         self._world = world
 
-    async def list_jobs(self) -> list[Json]:
+    async def pages_of_jobs(self) -> AsyncIterator[list[Json]]:
         result: list[Json] = await Call("list jobs", lambda: clone(list(self._world.jobs.values())))
-        return result
+        yield result
 
     async def get_job(self, namespace: str, name: str) -> Json:
         result: Json = await Call("get job", lambda: self._world.api_get_job(name))
@@ -401,6 +401,9 @@ class ModelCluster:
     async def list_pods(self, namespace: str | None = None, job: str | None = None) -> list[Json]:
         result: list[Json] = await Call("list pods", lambda: self._world.api_list_pods(job))
         return result
+
+    async def pages_of_pods(self) -> AsyncIterator[list[Json]]:
+        yield await self.list_pods()
 
     async def get_pod(self, namespace: str, name: str) -> Json:
         result: Json = await Call("get pod", lambda: self._world.api_get_pod(name))

@@ -11,7 +11,7 @@ import contextlib
 import json
 import random
 from collections import Counter
-from collections.abc import Callable, Coroutine
+from collections.abc import AsyncIterator, Callable, Coroutine
 from contextvars import ContextVar
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
@@ -31,7 +31,8 @@ from spottune_operator.metrics import Metrics
 from spottune_operator.notices.desk import NoticeDesk
 from spottune_operator.observe import classify
 from spottune_operator.planner.types import Settings
-from spottune_operator.rounds import Poll, Resync
+from spottune_operator.polling import Poll
+from spottune_operator.rounds import Resync
 from spottune_operator.trainers import Unreachable
 from spottune_operator.view import JobKey, View
 from spottune_operator.workqueue import WorkQueue
@@ -111,7 +112,7 @@ class SimOperator:
             metrics=metrics,
             clocks=clocks,
         )
-        queue = WorkQueue[JobKey](executor.look, on_failure=Complaints(executor), chance=lambda: 0.5)
+        queue = WorkQueue[JobKey](executor.consider, on_failure=Complaints(executor), chance=lambda: 0.5)
         health = Health(started=loop.time())
         resync = Resync(cluster, self.view, executor, queue, health, metrics, clocks, lambda: True)
         desk = NoticeDesk(self.view, queue, metrics, wall=lambda: site.world.now)
@@ -197,8 +198,8 @@ class SimCluster:
         self._operator = operator
         self._world = operator.site.world
 
-    async def list_jobs(self) -> list[Json]:
-        return await self._call("list jobs", "", lambda: [self._world.api_get_job(name) for name in self._world.jobs])
+    async def pages_of_jobs(self) -> AsyncIterator[list[Json]]:
+        yield await self._call("list jobs", "", lambda: [self._world.api_get_job(name) for name in self._world.jobs])
 
     async def get_job(self, namespace: str, name: str) -> Json:
         return await self._call("get job", name, lambda: self._world.api_get_job(name))
@@ -213,6 +214,9 @@ class SimCluster:
             return self._world.api_list_pods(job)
 
         return await self._call("list pods", job or "", run)
+
+    async def pages_of_pods(self) -> AsyncIterator[list[Json]]:
+        yield await self.list_pods()
 
     async def get_pod(self, namespace: str, name: str) -> Json:
         return await self._call("get pod", name, lambda: self._world.api_get_pod(name))

@@ -78,6 +78,7 @@ class NoticeDesk:
 
     async def _settled(self, job: JobKey) -> None:
         """Look until there is nothing more to do: one look may be spent on a conflict or on something that comes first."""
+        self._view.doubted.add(job)
         while (again := await self._queue.next_look(job)) is not None and again <= CONFLICT_PAUSE:
             pass
 

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
-from spottune_operator.api.v1alpha1 import POOLS_KEPT, CapacitySpec, FineTuneJobStatus, PoolStatus
+from spottune_operator.api.v1alpha1 import POOLS_KEPT, CapacitySpec, PoolStatus
 from spottune_operator.planner import backoff
-from spottune_operator.planner.statuses import at
 
 ANY = "*"
 
@@ -69,24 +68,26 @@ def choose(capacity: CapacitySpec, states: Iterable[PoolStatus], now: float, oth
     return Choice(None, min(_closed_for(known.get(str(pool)), now) for pool in candidates(capacity)))
 
 
-def shared(statuses: Iterable[FineTuneJobStatus], now: float) -> tuple[PoolStatus, ...]:
+def shared(troubles: Iterable[PoolStatus], machines: Mapping[str, float], now: float) -> tuple[PoolStatus, ...]:
     """What all jobs together know of pools that are in trouble now: the longest of each kind, by pool.
 
-    A start that failed counts only until any job has got a machine in that pool since; an interruption is not taken back by that.
+    `troubles`: of all jobs. `machines`: when any job last got a machine, by pool. A start that failed counts only until then; an
+    interruption is not taken back by that.
     """
     known: dict[str, PoolStatus] = {}
-    machines: dict[str, float] = {}
-    for status in statuses:
-        for attempt in status.attempts:
-            machines[attempt.pool] = max(machines.get(attempt.pool, 0.0), at(attempt.running_at))
-        for state in status.pools:
-            before = known.get(state.pool, state)
-            worst = max(before, state, key=lambda s: s.not_before)
-            known[state.pool] = worst.model_copy(update={"avoid_until": max(before.avoid_until, state.avoid_until)})
+    for state in troubles:
+        before = known.get(state.pool, state)
+        worst = max(before, state, key=lambda s: s.not_before)
+        known[state.pool] = worst.model_copy(update={"avoid_until": max(before.avoid_until, state.avoid_until)})
     for pool, state in known.items():
         if machines.get(pool, 0.0) > state.not_before - backoff.of_pool(state.failures):
             known[pool] = state.model_copy(update={"failures": 0, "not_before": 0.0})
-    return tuple(known[pool] for pool in sorted(known) if _closed_for(known[pool], now) > 0 or _avoided(known[pool], now) > 0)
+    return tuple(known[pool] for pool in sorted(known) if current(known[pool], now))
+
+
+def current(state: PoolStatus, now: float) -> bool:
+    """Whether the trouble is not over yet."""
+    return _closed_for(state, now) > 0 or _avoided(state, now) > 0
 
 
 def elsewhere(capacity: CapacitySpec, states: Iterable[PoolStatus], current: str, now: float) -> bool:

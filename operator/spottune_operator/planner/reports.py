@@ -11,7 +11,7 @@ from spottune_operator.planner import budget, ledger, pools
 from spottune_operator.planner.statuses import change, clip, current_attempt, instant, with_attempt, with_condition
 from spottune_operator.planner.types import Observed, ObservedPod, PodState, Settings
 
-_AT_WORK = frozenset({TrainerPhase.TRAINING, TrainerPhase.EVALUATING, TrainerPhase.SAVING, TrainerPhase.EXPORTING, TrainerPhase.DONE})
+AT_WORK = frozenset({TrainerPhase.TRAINING, TrainerPhase.EVALUATING, TrainerPhase.SAVING, TrainerPhase.EXPORTING, TrainerPhase.DONE})
 _EXACTNESS = {
     reason.value: reason
     for reason in (
@@ -53,7 +53,7 @@ def phase_of(pod: ObservedPod, before: Phase) -> Phase:
     """What a job whose current pod is alive is doing. A trainer that was not asked yet (the operator has just started) goes on."""
     if pod.state is PodState.TERMINATING:
         return Phase.DRAINING
-    at_work = before is Phase.RUNNING if pod.progress is None else pod.progress.phase in _AT_WORK
+    at_work = before is Phase.RUNNING if pod.progress is None else pod.progress.phase in AT_WORK
     return Phase.RUNNING if pod.state is PodState.RUNNING and at_work else Phase.STARTING
 
 
@@ -143,7 +143,7 @@ def _steps_heard(observed: Observed, status: FineTuneJobStatus, report: Progress
     if report.total_steps <= 0:
         # The trainer has not got as far as its data: what an earlier attempt told is still the best that is known.
         return status
-    if isinstance(report, Progress) and report.phase not in _AT_WORK:
+    if isinstance(report, Progress) and report.phase not in AT_WORK:
         # Step 0 of a trainer that has not restored yet is no step back.
         return change(status, total_steps=report.total_steps)
     entry = current_attempt(status)

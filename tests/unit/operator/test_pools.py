@@ -8,7 +8,7 @@ from spottune_operator.api.reasons import Reason
 from spottune_operator.api.v1alpha1 import POOLS_KEPT, AttemptStatus, CapacitySpec, FineTuneJobStatus, PoolStatus
 from spottune_operator.planner import pools
 from spottune_operator.planner.pools import Choice, Pool
-from spottune_operator.planner.statuses import instant
+from spottune_operator.planner.statuses import at, instant
 
 NOW = 1_800_000_000.0
 TWO = CapacitySpec(instance_types=("a1", "b1"), zones=("z1", "z2"))
@@ -131,8 +131,15 @@ def job(*states: PoolStatus, ran: dict[str, float] | None = None) -> FineTuneJob
     return FineTuneJobStatus(pools=states, attempts=attempts)
 
 
+def shared(*jobs: FineTuneJobStatus) -> tuple[PoolStatus, ...]:
+    machines: dict[str, float] = {}
+    for attempt in (attempt for each in jobs for attempt in each.attempts):
+        machines[attempt.pool] = max(machines.get(attempt.pool, 0.0), at(attempt.running_at))
+    return pools.shared([state for each in jobs for state in each.pools], machines, NOW)
+
+
 def test_all_jobs_together_know_the_longest_trouble_of_each_pool() -> None:
-    told = pools.shared([job(avoided(A1, 100), closed(B1, 20)), job(avoided(A1, 50), closed(A1, 5)), job()], NOW)
+    told = shared(job(avoided(A1, 100), closed(B1, 20)), job(avoided(A1, 50), closed(A1, 5)), job())
     assert told == (
         PoolStatus(pool=A1, failures=1, not_before=NOW + 5, avoid_until=NOW + 100),
         PoolStatus(pool=B1, failures=1, not_before=NOW + 20),
@@ -140,14 +147,14 @@ def test_all_jobs_together_know_the_longest_trouble_of_each_pool() -> None:
 
 
 def test_trouble_that_is_over_is_forgotten() -> None:
-    assert pools.shared([job(avoided(A1, -1), closed(B1, -1))], NOW) == ()
+    assert shared(job(avoided(A1, -1), closed(B1, -1))) == ()
 
 
 @pytest.mark.parametrize(("ago", "known"), [(5.0, ()), (15.0, (closed(A1, 20),))], ids=["since", "before"])
 def test_a_machine_that_any_job_got_since_opens_a_pool_again(ago: float, known: tuple[PoolStatus, ...]) -> None:
     """The start that closed the pool for 30 s failed ten seconds ago."""
-    assert pools.shared([job(closed(A1, 20)), job(ran={A1: ago})], NOW) == known
+    assert shared(job(closed(A1, 20)), job(ran={A1: ago})) == known
 
 
 def test_a_machine_does_not_make_an_interruption_of_the_pool_forgotten() -> None:
-    assert pools.shared([job(avoided(A1, 100)), job(ran={A1: 1.0})], NOW) == (avoided(A1, 100),)
+    assert shared(job(avoided(A1, 100)), job(ran={A1: 1.0})) == (avoided(A1, 100),)

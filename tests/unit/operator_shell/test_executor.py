@@ -10,6 +10,7 @@ from spottune_contract.env import RunEnv
 from spottune_contract.labels import EPOCH, JOB
 from spottune_contract.progress import CheckpointRequest
 from spottune_operator import executor as module
+from spottune_operator.allowance import Allowance
 from spottune_operator.cluster import (
     AdmissionDenied,
     Conflict,
@@ -27,6 +28,7 @@ from spottune_operator.planner.types import ObstacleKind, Plan, Settings
 from spottune_operator.trainers import Unreachable
 from spottune_operator.view import JobKey, View, slim_node
 from tests.fixtures.memory_cluster import MemoryCluster
+from tests.fixtures.observations import progress
 
 KEY = JobKey("demo", "job")
 
@@ -80,6 +82,13 @@ class Setup:
         self.cluster.nodes[name] = node
         self.view.nodes[name] = slim_node(node)
 
+    def remember(self) -> None:
+        """All that there is has been heard of."""
+        for job in self.cluster.jobs.values():
+            self.view.put_job(job)
+        for pod in self.cluster.pods.values():
+            self.view.put_pod(pod)
+
     def run_pod(self, name: str, node: str) -> None:
         started = {"name": "trainer", "state": {"running": {"startedAt": "2027-01-15T08:00:00Z"}}, "imageID": ""}
         self.cluster.set_pod_status(name, {"phase": "Running", "podIP": "10.0.0.1", "containerStatuses": [started]}, node)
@@ -117,6 +126,85 @@ async def test_at_rest_a_look_writes_nothing_and_the_resync_sees_that_without_a_
     jobs, pods = list(setup.cluster.jobs.values()), list(setup.cluster.pods.values())
     assert setup.executor.due(jobs[0], pods) != AT_ONCE
     assert setup.cluster.calls == []
+
+
+async def test_a_job_of_which_nothing_new_is_known_costs_no_call(setup: Setup) -> None:
+    setup.cluster.add_job("job")
+    await setup.settle()
+    setup.remember()
+    setup.cluster.calls.clear()
+    assert await setup.executor.consider(KEY) is None
+    assert setup.cluster.calls == []
+    setup.cluster.jobs[KEY]["spec"]["suspend"] = True
+    assert await setup.executor.consider(KEY) is None, "not heard of yet"
+    setup.remember()
+    assert await setup.executor.consider(KEY) == AT_ONCE
+    assert setup.cluster.writes == ["status", "delete job-e1-0 100", "event Suspended"]
+
+
+async def test_what_is_remembered_never_has_anything_done(setup: Setup) -> None:
+    """The pod is remembered as gone and the job as running: the look finds both as they are, and rests."""
+    setup.cluster.add_job("job")
+    await setup.settle()
+    setup.node("n1", "i-1")
+    setup.run_pod("job-e1-0", "n1")
+    await setup.settle()
+    setup.remember()
+    setup.view.drop_pod("demo", "job-e1-0", setup.cluster.pods["demo", "job-e1-0"]["metadata"]["uid"])
+    setup.cluster.calls.clear()
+    assert await setup.executor.consider(KEY) is None
+    assert setup.cluster.calls == ["get job", "list pods"]
+
+
+@pytest.mark.parametrize("case", ["unknown", "doubted", "unfinished"])
+async def test_a_job_is_looked_at_live_if_memory_does_not_count(setup: Setup, case: str) -> None:
+    setup.cluster.add_job("job")
+    if case == "unfinished":
+        assert await setup.executor.look(KEY) == AT_ONCE
+        setup.remember()
+    else:
+        await setup.settle()
+    if case == "doubted":
+        setup.remember()
+        setup.view.doubted.add(KEY)
+    setup.cluster.calls.clear()
+    await setup.executor.consider(KEY)
+    assert setup.cluster.calls[:2] == ["get job", "list pods"]
+    assert setup.view.doubted == set()
+
+
+async def test_after_a_mere_write_that_leaves_nothing_to_do_nothing_is_read_again(setup: Setup) -> None:
+    setup.cluster.add_job("job")
+    await setup.settle()
+    setup.node("n1", "i-1")
+    setup.run_pod("job-e1-0", "n1")
+    setup.cluster.calls.clear()
+    assert await setup.executor.look(KEY) is None
+    assert setup.cluster.calls == ["get job", "list pods", "status"]
+    assert await setup.settle() is None
+    assert setup.cluster.writes == ["status"]
+
+
+async def test_steps_alone_are_written_only_as_often_as_all_jobs_together_may(setup: Setup) -> None:
+    setup.cluster.add_job("job")
+    await setup.settle()
+    setup.node("n1", "i-1")
+    setup.run_pod("job-e1-0", "n1")
+    [pod], [job] = setup.cluster.pods.values(), setup.cluster.jobs.values()
+
+    async def told(step: int) -> int:
+        setup.view.progress[pod["metadata"]["uid"]] = progress(job_uid=job["metadata"]["uid"], epoch=1, step=step)
+        setup.now += 11
+        await setup.settle()
+        return int(setup.status()["step"])
+
+    setup.view.steps = Allowance(0.1)
+    assert await told(21) == 21, "the first words are news"
+    assert await told(22) == 22
+    setup.view.steps.per_second = 0.0
+    assert await told(23) == 22
+    setup.cluster.jobs[KEY]["spec"]["suspend"] = True
+    assert await told(24) == 24, "with other news"
 
 
 async def test_who_loses_the_status_race_does_nothing(setup: Setup) -> None:

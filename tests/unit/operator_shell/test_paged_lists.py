@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import AsyncIterator
+from typing import Any
 
 import pytest
 from aiohttp import web
@@ -46,10 +47,16 @@ async def pages() -> AsyncIterator[tuple[Pages, KubernetesCluster]]:
     await runner.cleanup()
 
 
+async def whole(pages: AsyncIterator[list[dict[str, Any]]]) -> list[dict[str, Any]]:
+    return [item async for page in pages for item in page]
+
+
 @pytest.mark.parametrize("kind", ["jobs", "pods", "nodes"])
 async def test_all_pages_are_read(pages: tuple[Pages, KubernetesCluster], kind: str) -> None:
     served, cluster = pages
-    found = await {"jobs": cluster.list_jobs, "pods": cluster.list_pods, "nodes": cluster.list_nodes}[kind]()
+    found = (
+        await whole(cluster.pages_of_jobs()) if kind == "jobs" else await {"pods": cluster.list_pods, "nodes": cluster.list_nodes}[kind]()
+    )
     assert [item["metadata"]["name"] for item in found] == ["a", "b", "c", "d", "e"]
     assert {item["kind"] for item in found} == {{"jobs": "FineTuneJob", "pods": "Pod", "nodes": "Node"}[kind]}
     assert [query["limit"] for query in served.asked] == [str(PAGE)] * 3
@@ -58,7 +65,7 @@ async def test_all_pages_are_read(pages: tuple[Pages, KubernetesCluster], kind: 
 
 async def test_every_page_is_asked_for_with_the_same_selector(pages: tuple[Pages, KubernetesCluster]) -> None:
     served, cluster = pages
-    await cluster.list_pods()
+    await whole(cluster.pages_of_pods())
     assert [query["labelSelector"] for query in served.asked] == [JOB] * 3
 
 

@@ -1,0 +1,244 @@
+"""Hollow machines and jobs at scale: what kubelets would write is written, nothing runs.
+
+Thousands of jobs are not led through their beginnings one by one. One is, by the operator itself, and its status and pod are the
+pattern for all others: if the pattern were wrong, the operator would write, and the figures of idleness would show it.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import uuid
+from collections.abc import AsyncIterator, Sequence
+from contextlib import asynccontextmanager, suppress
+from dataclasses import dataclass
+from datetime import UTC, datetime
+
+from benchmarks.operator.api import PODS, Api, Json, at_once, jobs_in, pods_in
+from benchmarks.operator.etcd import job_key, pod_key
+from benchmarks.operator.installation import Installation, Operator
+from benchmarks.operator.trainers import Trainers, address
+from spottune_contract.labels import API_VERSION, EPOCH, GROUP, JOB, KIND, TRAINER_CONTAINER, pod_name
+
+NODES = 20
+PER_NAMESPACE = 250
+_PATTERN, _PATTERN_NAMESPACE = "pattern-of-all-jobs", "pattern-of-all-namespaces"
+_IMAGE = f"spottune.local/trainer@sha256:{'a' * 64}"
+
+
+@dataclass(frozen=True)
+class Job:
+    """One of many, and its pod, as they were made."""
+
+    number: int
+    job: Json
+    pod: Json
+
+    @property
+    def uid(self) -> str:
+        return str(self.job["metadata"]["uid"])
+
+    @property
+    def pod_uid(self) -> str:
+        return str(self.pod["metadata"]["uid"])
+
+    @property
+    def name(self) -> str:
+        return str(self.job["metadata"]["name"])
+
+    @property
+    def key(self) -> str:
+        return job_key(self.job["metadata"]["namespace"], self.name)
+
+    @property
+    def pod_key(self) -> str:
+        return pod_key(self.pod["metadata"]["namespace"], self.pod["metadata"]["name"])
+
+    @property
+    def pod_path(self) -> str:
+        return f"{pods_in(self.pod['metadata']['namespace'])}/{self.pod['metadata']['name']}"
+
+
+def now() -> str:
+    return datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
+
+
+def manifest(name: str) -> Json:
+    return {
+        "apiVersion": f"{GROUP}/{API_VERSION}",
+        "kind": KIND,
+        "metadata": {"name": name},
+        "spec": {
+            "model": {"source": "s3://models/smollm2"},
+            "dataset": {"source": "s3://data/train.jsonl"},
+            "training": {"maxSteps": 60, "globalBatchSize": 8, "microBatchSize": 2},
+            "checkpoint": {"storage": "s3://checkpoints/team"},
+            "output": {"destination": "s3://adapters/python-help"},
+        },
+    }
+
+
+def container(state: Json, *, started: bool) -> Json:
+    """Status of the trainer's container as a kubelet writes it."""
+    words = {"name": TRAINER_CONTAINER, "state": state, "ready": started, "started": started, "restartCount": 0}
+    return words | {"image": "spottune.local/trainer:dev", "imageID": _IMAGE}
+
+
+def running(ip: str) -> Json:
+    ready = [{"type": kind, "status": "True", "lastTransitionTime": now()} for kind in ("Initialized", "Ready", "ContainersReady")]
+    state = container({"running": {"startedAt": now()}}, started=True)
+    return {"phase": "Running", "conditions": ready, "podIP": ip, "podIPs": [{"ip": ip}], "containerStatuses": [state]}
+
+
+@asynccontextmanager
+async def machines(api: Api, count: int = NODES) -> AsyncIterator[None]:
+    """Nodes that are ready and stay so."""
+
+    async def add(name: str) -> None:
+        labels = {
+            "kubernetes.io/hostname": name,
+            "node.kubernetes.io/instance-type": "g5.xlarge",
+            "topology.kubernetes.io/zone": "us-east-1a",
+            "karpenter.sh/capacity-type": "spot",
+        }
+        await api.call("POST", "/api/v1/nodes", {"metadata": {"name": name, "labels": labels}, "spec": {"providerID": f"aws:///us-east-1a/i-{int(name.rpartition('-')[2]):08x}"}})
+        room = {"cpu": "100000", "memory": "1000Ti", "pods": "100000", "ephemeral-storage": "1000Ti"}
+        ready = {"type": "Ready", "status": "True", "reason": "KubeletReady", "lastHeartbeatTime": now(), "lastTransitionTime": now()}
+        await api.call("PATCH", f"/api/v1/nodes/{name}/status", {"status": {"capacity": room, "allocatable": room, "conditions": [ready]}})
+        spec = {"holderIdentity": name, "leaseDurationSeconds": 40, "renewTime": _micro()}
+        await api.call("POST", leases, {"metadata": {"name": name}, "spec": spec})
+
+    async def beat() -> None:
+        while True:
+            await asyncio.sleep(5)
+            await at_once([lambda n=name: api.call("PATCH", f"{leases}/{n}", {"spec": {"renewTime": _micro()}}) for name in names], 4)
+
+    leases = "/apis/coordination.k8s.io/v1/namespaces/kube-node-lease/leases"
+    names = [f"hollow-{number}" for number in range(count)]
+    await at_once([lambda n=name: add(n) for name in names])
+    beating = asyncio.create_task(beat())
+    for name in names:
+        while (await api.call("GET", f"/api/v1/nodes/{name}"))["spec"].get("taints"):
+            await asyncio.sleep(0.1)
+    try:
+        yield
+    finally:
+        beating.cancel()
+
+
+def _micro() -> str:
+    return datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%S.%fZ")
+
+
+class Kubelets:
+    """Runs every pod that was placed on a node, and lets go of every one that was deleted, at once."""
+
+    def __init__(self, api: Api, trainers: Trainers) -> None:
+        self._api, self._trainers = api, trainers
+        self._number = 0
+        self._started: set[str] = set()
+        self._tasks: set[asyncio.Task[None]] = set()
+
+    @classmethod
+    @asynccontextmanager
+    async def at_work(cls, api: Api, trainers: Trainers) -> AsyncIterator[Kubelets]:
+        kubelets = cls(api, trainers)
+        watching = asyncio.create_task(kubelets._watch())
+        try:
+            yield kubelets
+        finally:
+            watching.cancel()
+            with suppress(asyncio.CancelledError):
+                await watching
+
+    async def _watch(self) -> None:
+        async for kind, pod in self._api.watch(f"{PODS}"):
+            if kind != "DELETED" and pod["spec"].get("nodeName") and JOB in pod["metadata"].get("labels", {}):
+                task = asyncio.create_task(self._one(pod))
+                self._tasks.add(task)
+                task.add_done_callback(self._tasks.discard)
+
+    async def _one(self, pod: Json) -> None:
+        metadata = pod["metadata"]
+        path = f"{pods_in(metadata['namespace'])}/{metadata['name']}"
+        if "deletionTimestamp" in metadata:
+            await self._api.call("DELETE", path, {"gracePeriodSeconds": 0}, missing_ok=True)
+        elif metadata["uid"] not in self._started:
+            self._started.add(metadata["uid"])
+            ip = address(self._number)
+            self._number += 1
+            owner = metadata["ownerReferences"][0]["uid"]
+            await asyncio.to_thread(self._trainers.tell, {ip: (owner, int(metadata["labels"][EPOCH]))})
+            await self._api.call("PATCH", f"{path}/status", {"status": running(ip)}, missing_ok=True)
+
+
+@asynccontextmanager
+async def crowd(where: Installation, trainers: Trainers, count: int) -> AsyncIterator[list[Job]]:
+    """So many jobs, each with its pod running on one of the machines, as the operator leaves them when nothing happens."""
+    async with machines(where.api):
+        namespaces = await _namespaces(where.api, -(-count // PER_NAMESPACE))
+        pattern = await _pattern(where, trainers)
+        jobs = [_copy(pattern, number, namespaces[number // PER_NAMESPACE]) for number in range(count)]
+        await where.etcd.put([(each.key, each.job) for each in jobs])
+        await where.etcd.put([(each.pod_key, each.pod) for each in jobs])
+        trainers.tell({address(each.number): (each.uid, 1) for each in jobs})
+        await where.calm()
+        yield jobs
+
+
+async def _namespaces(api: Api, count: int) -> list[str]:
+    names = [f"team-{number}" for number in range(count)]
+    await at_once([lambda n=name: namespace(api, n) for name in names])
+    return names
+
+
+async def namespace(api: Api, name: str) -> str:
+    """Made, with its service account, without which it takes no pods."""
+    await api.call("POST", "/api/v1/namespaces", {"metadata": {"name": name}})
+    while not (await api.call("GET", f"/api/v1/namespaces/{name}/serviceaccounts"))["items"]:
+        await asyncio.sleep(0.05)
+    return name
+
+
+async def _pattern(where: Installation, trainers: Trainers) -> tuple[Json, Json]:
+    """Job and pod of an attempt at work, made by the operator; both are deleted again."""
+    api = where.api
+    await namespace(api, _PATTERN_NAMESPACE)
+    operator = Operator(where, "--poll-seconds", "0.5", "--trainer-port", str(trainers.port))
+    path = f"{jobs_in(_PATTERN_NAMESPACE)}/{_PATTERN}"
+    pod_path = f"{pods_in(_PATTERN_NAMESPACE)}/{pod_name(_PATTERN, 1)}"
+    try:
+        await operator.await_leading()
+        async with Kubelets.at_work(api, trainers):
+            await api.call("POST", jobs_in(_PATTERN_NAMESPACE), manifest(_PATTERN))
+            while (await api.call("GET", path)).get("status", {}).get("phase") != "Running":
+                await asyncio.sleep(0.2)
+        await asyncio.sleep(2)
+        job, pod = await api.call("GET", path), await api.call("GET", pod_path)
+    finally:
+        operator.kill()
+    await api.call("DELETE", path)
+    await api.call("DELETE", pod_path, {"gracePeriodSeconds": 0}, missing_ok=True)
+    return job, pod
+
+
+def _copy(pattern: tuple[Json, Json], number: int, space: str) -> Job:
+    job, pod = pattern
+    swaps = [
+        (job["metadata"]["uid"], str(uuid.uuid4())),
+        (pod["metadata"]["uid"], str(uuid.uuid4())),
+        (_PATTERN_NAMESPACE, space),
+        (_PATTERN, f"job-{number:05d}"),
+        (pod["spec"]["nodeName"], f"hollow-{number % NODES}"),
+        (pod["status"]["podIP"], address(number)),
+    ]
+    return Job(number, swapped(job, swaps), swapped(pod, swaps))
+
+
+def swapped(document: Json, swaps: Sequence[tuple[str, str]]) -> Json:
+    """The document with words replaced by others wherever they stand. Pure."""
+    text = json.dumps(document)
+    for before, after in swaps:
+        text = text.replace(before, after)
+    changed: Json = json.loads(text)
+    return changed
