@@ -35,6 +35,7 @@ from spottune_operator.rounds import Poll, Resync
 from spottune_operator.trainers import Unreachable
 from spottune_operator.view import JobKey, View
 from spottune_operator.workqueue import WorkQueue
+from tests.fixtures.history import check_transition
 from tests.simulation.cluster_model import Json, Process, World, clone, owner
 
 BASE = 1_800_000_000.0
@@ -386,15 +387,7 @@ class Installation:
     def check_status(self, job: Json, after: Json) -> None:
         """What holds at every write, whoever makes it and however late."""
         old, new = FineTuneJobStatus.parse(job.get("status")), FineTuneJobStatus.model_validate(after)
-        assert new.attempt >= old.attempt, "I2: an attempt was taken back"
-        assert new.accounted >= old.accounted, "an end was forgotten"
-        assert not old.phase.terminal or new.phase is old.phase, f"{old.phase} is final"
-        spent = max(0, new.failures - old.failures) + new.interruptions - old.interruptions
-        assert 0 <= spent <= (new.accounted > old.accounted), "I13: an epoch was counted twice, or not"
-        for attempt in new.attempts:
-            if attempt.verdict is not None:
-                known = self.verdicts.setdefault((job["metadata"]["uid"], attempt.epoch), attempt.verdict.value)
-                assert known == attempt.verdict.value, "I13: a verdict was changed"
+        check_transition(old, new, job["metadata"]["uid"], self.verdicts)
 
     def check_create(self, operator: SimOperator, pod: Json) -> None:
         """No pod is made beside one of the same job that may still train, as far as the maker could know."""
