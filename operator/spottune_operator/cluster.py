@@ -105,8 +105,8 @@ class Cluster(Protocol):
         """Write `status` if the job still has the resourceVersion and UID of `job`, else raise `Conflict`. Returns the new job."""
         ...
 
-    async def list_pods(self, namespace: str | None = None, job: str | None = None) -> list[Json]:
-        """Trainer pods: those with our job label, of one namespace and of one job if given."""
+    async def list_pods(self, namespace: str | None = None, job: str | None = None, *, node: str | None = None) -> list[Json]:
+        """Trainer pods: those with our job label, of one namespace, of one job and on one node if given."""
         ...
 
     def pages_of_pods(self) -> AsyncIterator[list[Json]]:
@@ -171,10 +171,12 @@ class KubernetesCluster:
         path = f"{_JOBS}/namespaces/{metadata['namespace']}/{PLURAL}/{metadata['name']}/status"
         return await self._write("PUT", path, body=body)
 
-    async def list_pods(self, namespace: str | None = None, job: str | None = None) -> list[Json]:
+    async def list_pods(self, namespace: str | None = None, job: str | None = None, *, node: str | None = None) -> list[Json]:
         path = f"/api/v1/namespaces/{namespace}/pods" if namespace else "/api/v1/pods"
-        selector = f"{JOB}={job}" if job else JOB
-        return await self._list(path, api_version="v1", kind="Pod", query={"labelSelector": selector})
+        query = {"labelSelector": f"{JOB}={job}" if job else JOB}
+        if node:
+            query["fieldSelector"] = f"spec.nodeName={node}"
+        return await self._list(path, api_version="v1", kind="Pod", query=query)
 
     def pages_of_pods(self) -> AsyncIterator[list[Json]]:
         return self._pages("/api/v1/pods", api_version="v1", kind="Pod", query={"labelSelector": JOB})

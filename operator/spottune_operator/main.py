@@ -14,7 +14,7 @@ import prometheus_client
 
 from spottune_operator import config as configuration
 from spottune_operator import handlers, health, logs
-from spottune_operator.cluster import ClusterError, KubernetesCluster, load_configuration
+from spottune_operator.cluster import Cluster, ClusterError, KubernetesCluster, load_configuration
 from spottune_operator.config import Config
 from spottune_operator.executor import Clocks, Executor
 from spottune_operator.health import Health
@@ -56,7 +56,7 @@ async def operate(config: Config) -> None:
         silence = Silence(cluster, view, queue, clocks)
         server = await health.serve(ears, metrics, host=config.host, port=config.port, clock=clocks.monotonic)
         stack.push_async_callback(server.cleanup)
-        notices = _listen(config, view, queue, metrics, leadership.leads) if config.queue is not None else None
+        notices = _listen(config, cluster, view, queue, metrics, leadership.leads) if config.queue is not None else None
         if notices is not None:
             stack.callback(notices.stop)
 
@@ -101,9 +101,11 @@ def _stand(cluster: KubernetesCluster, config: Config, ears: Health, clocks: Clo
     )
 
 
-def _listen(config: Config, view: View, queue: WorkQueue[JobKey], metrics: Metrics, leads: Callable[[], bool]) -> NoticeQueue:
+def _listen(
+    config: Config, cluster: Cluster, view: View, queue: WorkQueue[JobKey], metrics: Metrics, leads: Callable[[], bool]
+) -> NoticeQueue:
     assert config.queue is not None
-    desk = NoticeDesk(view, queue, metrics, account=config.account, region=config.queue.region)
+    desk = NoticeDesk(cluster, view, queue, metrics, account=config.account, region=config.queue.region)
     up = metrics.notice_source_up.labels("sqs")
     return NoticeQueue(
         connect(config.queue), config.queue.url, desk.handle, up=lambda answering: up.set(1 if answering else 0), wanted=leads

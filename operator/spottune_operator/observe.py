@@ -174,7 +174,7 @@ def _machine_off(pod: Json, silent: Mapping[str, float], off: Collection[str], n
     if not node or since is None:
         return ""
     created = at(pod["metadata"].get("creationTimestamp") or "")
-    told = next((n for n in notices if n.kind == "Off" and n.node == node and n.deadline > created), None)
+    told = next((n for n in notices if n.kind == "Off" and n.node == node and n.deadline >= created), None)
     if told is not None:
         return f"Machine {told.instance_id or node} is off (told by {told.source}), and its trainer does not answer."
     if node in off:

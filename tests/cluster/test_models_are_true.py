@@ -222,9 +222,12 @@ async def deletion_script(around: Surroundings) -> list[tuple[str, Any]]:
     unplaced, placed, third = [await cluster.create_pod(pod_of(a, epoch)) for epoch in (1, 2, 3)]
     around.place("a-e2-0")
     around.place("a-e3-0")
+    node = (await cluster.get_pod(where, "a-e2-0"))["spec"]["nodeName"]
+    there = await cluster.list_pods(where, node=node)
+    said: list[tuple[str, Any]] = [("pods of its node", sorted(pod["metadata"]["name"] for pod in there))]
     uids = [pod["metadata"]["uid"] for pod in (unplaced, placed)]
     await cluster.delete_pod(where, "a-e1-0", uid=uids[0], grace_seconds=100)
-    said: list[tuple[str, Any]] = [("without a node: gone at once", await answer_of(cluster.get_pod(where, "a-e1-0")))]
+    said.append(("without a node: gone at once", await answer_of(cluster.get_pod(where, "a-e1-0"))))
     await cluster.delete_pod(where, "a-e2-0", uid=uids[1], grace_seconds=100)
     going = await cluster.get_pod(where, "a-e2-0")
     said.append(("on a node: it has its grace time", facts(going)))

@@ -2,63 +2,23 @@
 
 from __future__ import annotations
 
-import json
-import secrets
 import socket
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import closing, suppress
-from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
 
-import boto3
 import pytest
 import yaml
-from moto.server import ThreadedMotoServer
 
 from localcloud.controlplane import ControlPlane
 from tests.fixtures.gateway import Gateway
+from tests.fixtures.notice_queue import AWS, Queue
 from tests.fixtures.operator_process import HollowNodes, HollowTrainer, Jobs, OperatorProcess, await_value
 
 pytestmark = pytest.mark.cluster
 
 Start = Callable[..., OperatorProcess]
-AWS = {"AWS_ACCESS_KEY_ID": "test", "AWS_SECRET_ACCESS_KEY": "test", "AWS_EC2_METADATA_DISABLED": "true"}
-
-
-class Queue:
-    """A real SQS queue behind HTTP, and EventBridge's bodies for it."""
-
-    def __init__(self, endpoint: str) -> None:
-        self.endpoint = endpoint
-        keys = {"aws_access_key_id": "test", "aws_secret_access_key": "test"}
-        self._sqs: Any = boto3.client("sqs", endpoint_url=endpoint, region_name="us-east-1", **keys)  # type: ignore[call-overload]
-        self.url = self._sqs.create_queue(QueueName=f"q-{secrets.token_hex(4)}", Attributes={"VisibilityTimeout": "2"})["QueueUrl"]
-
-    def send(self, detail_type: str, instance: str, **detail: str) -> None:
-        body = {
-            "source": "aws.ec2",
-            "detail-type": detail_type,
-            "time": datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%SZ"),
-            "region": "us-east-1",
-            "detail": {"instance-id": instance, **detail},
-        }
-        self._sqs.send_message(QueueUrl=self.url, MessageBody=json.dumps(body))
-
-    def empty(self) -> bool:
-        names = ["ApproximateNumberOfMessages", "ApproximateNumberOfMessagesNotVisible"]
-        attributes = self._sqs.get_queue_attributes(QueueUrl=self.url, AttributeNames=names)["Attributes"]
-        return all(value == "0" for value in attributes.values())
-
-
-@pytest.fixture
-def queue() -> Iterator[Queue]:
-    server = ThreadedMotoServer(ip_address="127.0.0.1", port=0)
-    server.start()
-    host, port = server.get_host_and_port()
-    yield Queue(f"http://{host}:{port}")
-    server.stop()
 
 
 @pytest.fixture
@@ -75,13 +35,13 @@ HERE = {"instanceTypes": ["p4d.24xlarge"], "zones": ["us-east-1c"]}
 def test_a_spot_warning_in_the_queue_reaches_the_trainer_and_ends_its_pod_in_time(
     start_operator: Start, jobs: Jobs, machine: tuple[str, str], queue: Queue, hollow_trainer: HollowTrainer
 ) -> None:
-    operator = start_operator("--sqs-queue-url", queue.url, "--sqs-endpoint", queue.endpoint, environ=AWS).await_ready()
+    operator = start_operator(*queue.flags, environ=AWS).await_ready()
     jobs.create(capacity=HERE)
     jobs.create("elsewhere", capacity={"instanceTypes": ["g5.xlarge"]})
     jobs.train(hollow_trainer, 1)
     jobs.run("elsewhere-e1-0")
     for _ in range(3):
-        queue.send("EC2 Spot Instance Interruption Warning", machine[1], **{"instance-action": "terminate"})
+        queue.warn(machine[1])
     pod = await_value(lambda: jobs.pod("job-e1-0").metadata.deletion_timestamp and jobs.pod("job-e1-0"), "the pod is deleted", 10)
     assert 90 <= pod.metadata.deletion_grace_period_seconds < 120
     assert [request["deadline"] is not None for request in hollow_trainer.asked] == [True], "told once, with the deadline"
@@ -94,7 +54,7 @@ def test_a_spot_warning_in_the_queue_reaches_the_trainer_and_ends_its_pod_in_tim
 def test_on_a_rebalance_recommendation_the_trainer_commits_and_stays(
     start_operator: Start, jobs: Jobs, machine: tuple[str, str], queue: Queue, hollow_trainer: HollowTrainer
 ) -> None:
-    start_operator("--sqs-queue-url", queue.url, "--sqs-endpoint", queue.endpoint, environ=AWS).await_ready()
+    start_operator(*queue.flags, environ=AWS).await_ready()
     jobs.create(capacity=HERE)
     jobs.train(hollow_trainer, 1)
     queue.send("EC2 Instance Rebalance Recommendation", machine[1])

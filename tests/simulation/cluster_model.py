@@ -115,8 +115,9 @@ class World:
             self.writes += 1
         return clone(stored)
 
-    def api_list_pods(self, job: str | None) -> list[Json]:
-        return clone([p for p in self.pods.values() if job is None or p["metadata"]["labels"].get(JOB) == job])
+    def api_list_pods(self, job: str | None, node: str | None = None) -> list[Json]:
+        of_job = [p for p in self.pods.values() if job in (None, p["metadata"]["labels"].get(JOB))]
+        return clone([p for p in of_job if node in (None, p["spec"].get("nodeName"))])
 
     def api_get_pod(self, name: str) -> Json:
         if name not in self.pods:
@@ -398,8 +399,8 @@ class ModelCluster:
         result: Json = await Call("write status", lambda: self._world.api_replace_status(job, status))
         return result
 
-    async def list_pods(self, namespace: str | None = None, job: str | None = None) -> list[Json]:
-        result: list[Json] = await Call("list pods", lambda: self._world.api_list_pods(job))
+    async def list_pods(self, namespace: str | None = None, job: str | None = None, *, node: str | None = None) -> list[Json]:
+        result: list[Json] = await Call("list pods", lambda: self._world.api_list_pods(job, node))
         return result
 
     async def pages_of_pods(self) -> AsyncIterator[list[Json]]:

@@ -10,7 +10,9 @@ import time
 from collections.abc import Callable
 
 from spottune_contract.failpoint import hit
+from spottune_contract.labels import JOB
 from spottune_operator import logs
+from spottune_operator.cluster import Cluster
 from spottune_operator.executor import CONFLICT_PAUSE
 from spottune_operator.metrics import Metrics
 from spottune_operator.notices.board import instance_of
@@ -30,6 +32,7 @@ class NoticeDesk:
 
     def __init__(
         self,
+        cluster: Cluster,
         view: View,
         queue: WorkQueue[JobKey],
         metrics: Metrics,
@@ -39,6 +42,7 @@ class NoticeDesk:
         region: str = "",
         wall: Callable[[], float] = time.time,
     ) -> None:
+        self._cluster = cluster
         self._view = view
         self._queue = queue
         self._metrics = metrics
@@ -63,17 +67,23 @@ class NoticeDesk:
             return
         # Only instances that are nodes now: a forged or foreign notice leaves no trace but this count.
         nodes = {instance_of(node): name for name, node in self._view.nodes.items()}
-        known = [instance for instance in event.instances if instance in nodes]
+        known = {instance: nodes[instance] for instance in event.instances if instance in nodes}
         if not known:
             self._count("NoSuchNode")
             return
         self._count(event.kind.value)
         news = self._view.notices.post(event, self._source, now)
-        jobs = set().union(*(self._view.jobs_on(nodes[instance]) for instance in known))
+        jobs = set().union(*(self._view.jobs_on(node) for node in known.values()))
         if news:
             left = round(event.deadline - now) if event.deadline else None
-            _log.info("notice", kind=event.kind.value, instances=known, seconds_left=left, jobs=len(jobs))
+            _log.info("notice", kind=event.kind.value, instances=list(known), seconds_left=left, jobs=len(jobs))
         hit("O7")
+        for job in jobs:
+            self._queue.add(job)
+        # A process that was stopped, or whose watch lags, does not know yet of a pod that is there.
+        for node in known.values():
+            pods = [pod["metadata"] for pod in await self._cluster.list_pods(node=node)]
+            jobs |= {JobKey(pod["namespace"], pod["labels"][JOB]) for pod in pods}
         await asyncio.gather(*(self._settled(job) for job in jobs))
 
     async def _settled(self, job: JobKey) -> None:

@@ -1,7 +1,7 @@
 """Notices from our own SQS queue. boto3 in a thread of its own; the event loop handles what it receives.
 
-A message is deleted only after it was handled: a crash in between brings it again, and handling it twice is harmless. What
-cannot be parsed is left, so that the queue's redrive policy moves it to the dead-letter queue.
+A message is deleted only after it was handled, and by who still leads: a crash in between brings it again, and handling it twice is
+harmless. What cannot be parsed is left, so that the queue's redrive policy moves it to the dead-letter queue.
 """
 
 from __future__ import annotations
@@ -62,7 +62,7 @@ class NoticeQueue:
 
     `handle` raises `Rejected` for a message to be left; any other exception leaves it for another delivery, too.
     `up(bool)` is called on the event loop whenever the queue begins or ceases to answer. `wanted()` is asked, on that thread,
-    before anything is received or handled: while it says no, messages are left for whoever else reads the queue.
+    before anything is received, handled or deleted: while it says no, messages are left for whoever else reads the queue.
     """
 
     def __init__(
@@ -135,7 +135,9 @@ class NoticeQueue:
             except Exception as error:
                 _log.warning("message not handled; it will come again", queue=self._url, error=f"{type(error).__name__}: {error}")
             else:
-                self._delete(receipt)
+                # Who was stopped meanwhile, and has a successor, saw the cluster as it was before.
+                if self._wanted():
+                    self._delete(receipt)
 
     def _delete(self, receipt: str) -> None:
         try:

@@ -337,7 +337,7 @@ async def test_no_effect_follows_if_the_job_changed_since_it_was_read(setup: Set
     setup.now += 3
     real = setup.cluster.list_pods
 
-    async def deleted_meanwhile(namespace: str | None = None, job: str | None = None) -> list[dict[str, Any]]:
+    async def deleted_meanwhile(namespace: str, job: str) -> list[dict[str, Any]]:
         pods = await real(namespace, job)
         setup.cluster.jobs.clear()
         return pods

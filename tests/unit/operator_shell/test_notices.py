@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 
+from spottune_operator.cluster import Unavailable
 from spottune_operator.executor import AT_ONCE, CONFLICT_PAUSE
 from spottune_operator.metrics import Metrics
 from spottune_operator.notices.board import KEPT_SECONDS, NoticeBoard, instance_of
@@ -17,6 +18,7 @@ from spottune_operator.notices.sqs import Rejected
 from spottune_operator.planner.types import Notice
 from spottune_operator.view import JobKey, View
 from spottune_operator.workqueue import WorkQueue
+from tests.fixtures.memory_cluster import MemoryCluster
 
 NOW = 1772366400.0
 INSTANCE = "i-0b662ef9931388ba0"
@@ -42,14 +44,14 @@ class Setup:
     """A desk with one of our nodes, one job on it, one job elsewhere, and a queue that records its looks."""
 
     def __init__(self) -> None:
-        self.view, self.metrics, self.looked = View(), Metrics(), list[JobKey]()
+        self.cluster, self.view, self.metrics, self.looked = MemoryCluster(), View(), Metrics(), list[JobKey]()
         self.now = NOW + 5
         self.view.put_node(node("n1", INSTANCE))
         self.view.put_pod(pod("here", "n1"))
         self.view.put_pod(pod("there", "n2"))
         self.answers: list[float | None] = []
         self.queue = WorkQueue[JobKey](self._look)
-        self.desk = NoticeDesk(self.view, self.queue, self.metrics, region="us-east-1", wall=lambda: self.now)
+        self.desk = NoticeDesk(self.cluster, self.view, self.queue, self.metrics, region="us-east-1", wall=lambda: self.now)
 
     async def _look(self, key: JobKey) -> float | None:
         self.looked.append(key)
@@ -73,7 +75,7 @@ def setup() -> Setup:
 
 async def test_a_notice_for_a_node_of_ours_has_its_jobs_looked_at_before_it_counts_as_handled(setup: Setup) -> None:
     await setup.handle(spot())
-    assert setup.looked == [JobKey("demo", "here")]
+    assert set(setup.looked) == {JobKey("demo", "here")}
     assert setup.view.notices.about(setup.view.nodes) == (
         Notice("n1", "Interruption", "sqs", NOW + 120, INSTANCE, announced_at=NOW, heard_at=NOW + 5),
     )
@@ -86,6 +88,21 @@ async def test_a_notice_is_handled_when_the_job_has_come_to_rest_not_when_a_look
     setup.answers = [busy, busy, 5.0]
     await setup.handle(spot())
     assert setup.answers == []
+
+
+async def test_a_job_whose_pod_no_watch_has_told_of_yet_is_looked_at_too(setup: Setup) -> None:
+    """A process that was stopped after a create does not know where that pod went; the message must not be deleted unheard."""
+    for job, name in (("here", "n1"), ("new", "n1"), ("elsewhere", "n2")):
+        setup.cluster.pods["demo", f"{job}-e1-0"] = pod(job, name)
+    await setup.handle(spot())
+    assert set(setup.looked) == {JobKey("demo", "here"), JobKey("demo", "new")}
+
+
+async def test_a_notice_is_not_handled_when_nobody_can_say_whose_pods_are_there(setup: Setup) -> None:
+    setup.cluster.refuse["list"] = [Unavailable("no answer")]
+    with pytest.raises(Unavailable):
+        await setup.handle(spot())
+    assert len(setup.queue) == 1, "whoever is known is looked at nevertheless"
 
 
 async def test_f6_the_same_notice_five_times_is_one_notice(setup: Setup) -> None:

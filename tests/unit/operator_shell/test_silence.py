@@ -23,7 +23,9 @@ Json = dict[str, Any]
 
 
 def place(number: int, node: str = "", *, running: bool = True) -> PodPlace:
-    return PodPlace(JobKey("demo", f"job{number}"), f"pod-{number}", node or f"n{number}", "198.19.0.7", running, leaving=False, document="{}")
+    return PodPlace(
+        JobKey("demo", f"job{number}"), f"pod-{number}", node or f"n{number}", "198.19.0.7", running, leaving=False, document="{}"
+    )
 
 
 # -- who is suspected ---------------------------------------------------------------------------------------------------------------

@@ -69,6 +69,7 @@ class Reader:
         self.news.set()
         if body.startswith("poison"):
             raise Rejected("not an event")
+        self.wanted = self.wanted and body != "ends being wanted"
         if body.startswith("slow"):
             await asyncio.sleep(60)
         if body == "fails once" and self.handled.count(body) == 1:
@@ -144,6 +145,17 @@ async def test_messages_are_left_for_another_reader_while_they_are_not_wanted(en
     sqs.send_message(QueueUrl=queue_url, MessageBody="next")
     await standby.until("'next' in r.handled")
     standby.queue.stop()
+
+
+async def test_a_reader_that_is_not_wanted_any_more_deletes_nothing(endpoint: str, sqs: SQSClient, queue_url: str) -> None:
+    """It was stopped in the middle of a message; who reads now shall have it."""
+    old = Reader(endpoint, queue_url)
+    sqs.send_message(QueueUrl=queue_url, MessageBody="ends being wanted")
+    await old.until("r.handled and not r.wanted")
+    new = Reader(endpoint, queue_url)
+    await new.until("r.handled == ['ends being wanted']")
+    old.queue.stop()
+    new.queue.stop()
 
 
 async def test_f70_an_outage_is_reported_and_its_end_too(endpoint: str, sqs: SQSClient, queue_url: str) -> None:
