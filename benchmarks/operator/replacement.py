@@ -13,6 +13,7 @@ from benchmarks.operator.latency import operating
 from benchmarks.operator.trainers import trainers
 from benchmarks.report import Figure
 from spottune_contract.labels import EPOCH, JOB
+from spottune_operator.tasks import cancelled
 
 RATE = 4.0
 
@@ -59,7 +60,7 @@ async def _measure(count: int, losses: int, settle: float) -> Sequence[Figure]:
             async with Kubelets.at_work(where.api, hollow), operating(where, hollow):
                 await asyncio.sleep(settle)
                 await _lose(where, jobs[:: count // losses][:losses], pods)
-            listening.cancel()
+            await cancelled([listening])
     seconds = pods.seconds()
     missing = f"; {losses - len(seconds)} not replaced" if len(seconds) < losses else ""
     told = f"median {percentile(seconds, 0.5):.2f} s; {losses} pods of {count:,} jobs, {RATE:g}/s, deleted without grace{missing}"

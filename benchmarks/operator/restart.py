@@ -15,6 +15,7 @@ from benchmarks.operator.hollow import Job, crowd
 from benchmarks.operator.installation import Installation, Operator, installation, megabytes
 from benchmarks.operator.trainers import Trainers, trainers
 from benchmarks.report import Figure
+from spottune_operator.tasks import cancelled
 
 SAMPLES = 20
 SETTLED = 45.0
@@ -37,8 +38,8 @@ async def answers(api: Api, jobs: Sequence[Job]) -> dict[str, float]:
 async def edit(where: Installation, jobs: Sequence[Job]) -> None:
     """A new generation of the spec, as another API server would write it."""
     for each in jobs:
-        spec = each.job["spec"] | {"maxDuration": "100001s"}
-        edited = each.job | {"metadata": each.job["metadata"] | {"generation": 2}, "spec": spec}
+        job = each.job
+        edited = job | {"metadata": job["metadata"] | {"generation": 2}, "spec": job["spec"] | {"maxDuration": "100001s"}}
         await where.etcd.put([(each.key, edited)])
 
 
@@ -80,10 +81,12 @@ async def _restarted(where: Installation, hollow: Trainers, jobs: Sequence[Job],
         await asyncio.sleep(max(0.0, SETTLED - (time.monotonic() - operator.began)))
         writes = where.audit.since(written)
         now, most = operator.memory()
-        needless = audit.but_the_lease(writes) - writes["update finetunejobs/status"] + max(0, writes["update finetunejobs/status"] - len(edited))
+        needless = (
+            audit.but_the_lease(writes) - writes["update finetunejobs/status"] + max(0, writes["update finetunejobs/status"] - len(edited))
+        )
     finally:
         operator.kill()
-        hearing.cancel()
+        await cancelled([hearing])
     size = f"{len(jobs):,} jobs and their pods"
     return [
         Figure(

@@ -214,9 +214,7 @@ class KubernetesCluster:
     async def _list(self, path: str, *, api_version: str, kind: str, query: Mapping[str, str] | None = None) -> list[Json]:
         return [item async for page in self._pages(path, api_version=api_version, kind=kind, query=query) for item in page]
 
-    async def _pages(
-        self, path: str, *, api_version: str, kind: str, query: Mapping[str, str] | None = None
-    ) -> AsyncIterator[list[Json]]:
+    async def _pages(self, path: str, *, api_version: str, kind: str, query: Mapping[str, str] | None = None) -> AsyncIterator[list[Json]]:
         """Everything, page by page. A page that has expired on the server fails the whole list: the next one begins anew."""
         asked = {**(query or {}), "limit": str(PAGE)}
         while True:

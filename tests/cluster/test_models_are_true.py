@@ -172,7 +172,12 @@ async def jobs_script(around: Surroundings) -> list[tuple[str, Any]]:
     said.append(("an edit raises both", _moved(written, edited)))
     said.append(("and keeps the status", edited["status"]))
     said.append(("a status decided before the edit", await answer_of(cluster.replace_status(written, {"phase": "Failed", "attempt": 2}))))
-    said.append(("in the list of all", sum([j["metadata"]["uid"] == created["metadata"]["uid"] async for page in cluster.pages_of_jobs() for j in page])))
+    said.append(
+        (
+            "in the list of all",
+            sum([j["metadata"]["uid"] == created["metadata"]["uid"] async for page in cluster.pages_of_jobs() for j in page]),
+        )
+    )
     around.remove("a")
     said.append(("deleted without a finalizer: gone at once", await answer_of(cluster.get_job(where, "a"))))
     said.append(("its status", await answer_of(cluster.replace_status(edited, {"phase": "Failed", "attempt": 2}))))

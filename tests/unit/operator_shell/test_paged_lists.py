@@ -54,7 +54,9 @@ async def whole(pages: AsyncIterator[list[dict[str, Any]]]) -> list[dict[str, An
 @pytest.mark.parametrize("kind", ["jobs", "pods", "nodes"])
 async def test_all_pages_are_read(pages: tuple[Pages, KubernetesCluster], kind: str) -> None:
     served, cluster = pages
-    found = await whole(cluster.pages_of_jobs()) if kind == "jobs" else await {"pods": cluster.list_pods, "nodes": cluster.list_nodes}[kind]()
+    found = (
+        await whole(cluster.pages_of_jobs()) if kind == "jobs" else await {"pods": cluster.list_pods, "nodes": cluster.list_nodes}[kind]()
+    )
     assert [item["metadata"]["name"] for item in found] == ["a", "b", "c", "d", "e"]
     assert {item["kind"] for item in found} == {{"jobs": "FineTuneJob", "pods": "Pod", "nodes": "Node"}[kind]}
     assert [query["limit"] for query in served.asked] == [str(PAGE)] * 3

@@ -45,11 +45,20 @@ def pod(version: int = 1, **status: Any) -> Json:
 
 
 def container(**state: Any) -> Json:
-    return {"containerStatuses": [{"name": "side", "state": {}}, {"name": "trainer", "imageID": "trainer@sha256:ab", "state": state, "ready": True}]}
+    return {
+        "containerStatuses": [
+            {"name": "side", "state": {}},
+            {"name": "trainer", "imageID": "trainer@sha256:ab", "state": state, "ready": True},
+        ]
+    }
 
 
 def condition(kind: str, status: str, reason: str) -> Json:
-    return {"conditions": [{"type": kind, "status": status, "reason": reason, "message": "so it is", "lastTransitionTime": "2027-01-15T08:00:00Z"}]}
+    return {
+        "conditions": [
+            {"type": kind, "status": status, "reason": reason, "message": "so it is", "lastTransitionTime": "2027-01-15T08:00:00Z"}
+        ]
+    }
 
 
 PODS = {
