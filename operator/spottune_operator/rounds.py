@@ -64,7 +64,7 @@ class Resync:
         """Set once the first round was complete."""
 
     def at_once(self) -> None:
-        """Begin the next round now, and consider every job in it."""
+        """Consider every job now, as far as known, and begin the next round."""
         self._whole = True
         self._hurry.set()
 
@@ -76,6 +76,8 @@ class Resync:
             with contextlib.suppress(TimeoutError):
                 async with asyncio.timeout(seconds if complete else RETRY_SECONDS):
                     await self._hurry.wait()
+            if self._whole and self.complete.is_set() and self._leads():
+                await self._consider()
 
     async def once(self) -> bool:
         """One round. False if a list failed."""
