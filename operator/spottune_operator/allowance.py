@@ -13,8 +13,8 @@ class Allowance:
 
     @property
     def _most(self) -> float:
-        """At once: a fifth of a second's worth."""
-        return max(1.0, self.per_second / 5)
+        """At once: one, and a fifth of a second's worth."""
+        return 1.0 + self.per_second / 5
 
     def left(self, now: float) -> bool:
         """May another one be had?"""
