@@ -63,7 +63,12 @@ async def operate(config: Config) -> None:
             queue.forget()
             view.forget_reports()
             resync.at_once()
-            await asyncio.gather(queue.run(), poll.run())
+            await asyncio.gather(queue.run(), ask_trainers())
+
+        async def ask_trainers() -> None:
+            """Nobody's progress is as urgent as what the jobs themselves say."""
+            await resync.considered.wait()
+            await poll.run()
 
         loops: dict[str, Coroutine[Any, Any, None]] = {
             "election": leadership.run(term),
