@@ -143,16 +143,17 @@ def _micro() -> str:
 class Kubelets:
     """Runs every pod that was placed on a node, and lets go of every one that was deleted, at once."""
 
-    def __init__(self, api: Api, trainers: Trainers) -> None:
+    def __init__(self, api: Api, trainers: Trainers, first: int) -> None:
         self._api, self._trainers = api, trainers
-        self._number = 0
+        self._number = first
         self._started: set[str] = set()
         self._tasks: set[asyncio.Task[None]] = set()
 
     @classmethod
     @asynccontextmanager
-    async def at_work(cls, api: Api, trainers: Trainers) -> AsyncIterator[Kubelets]:
-        kubelets = cls(api, trainers)
+    async def at_work(cls, api: Api, trainers: Trainers, first: int = 0) -> AsyncIterator[Kubelets]:
+        """`first`: number of the first address that is free."""
+        kubelets = cls(api, trainers, first)
         watching = asyncio.create_task(kubelets._watch())
         try:
             yield kubelets
@@ -171,7 +172,7 @@ class Kubelets:
         path = f"{pods_in(metadata['namespace'])}/{metadata['name']}"
         if "deletionTimestamp" in metadata:
             await self._api.call("DELETE", path, {"gracePeriodSeconds": 0}, missing_ok=True)
-        elif metadata["uid"] not in self._started:
+        elif metadata["uid"] not in self._started and pod["status"].get("phase") == "Pending":
             self._started.add(metadata["uid"])
             ip = address(self._number)
             self._number += 1
