@@ -13,6 +13,7 @@ from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from functools import partial
 
 from benchmarks.operator.api import PODS, Api, Json, at_once, jobs_in, pods_in
 from benchmarks.operator.etcd import AT_ONCE, job_key, pod_key
@@ -121,11 +122,11 @@ async def machines(api: Api, count: int = NODES) -> AsyncIterator[None]:
     async def beat() -> None:
         while True:
             await asyncio.sleep(5)
-            await at_once([lambda n=name: api.call("PATCH", f"{leases}/{n}", {"spec": {"renewTime": _micro()}}) for name in names], 4)
+            await at_once([partial(api.call, "PATCH", f"{leases}/{name}", {"spec": {"renewTime": _micro()}}) for name in names], 4)
 
     leases = "/apis/coordination.k8s.io/v1/namespaces/kube-node-lease/leases"
     names = [f"hollow-{number}" for number in range(count)]
-    await at_once([lambda n=name: add(n) for name in names])
+    await at_once([partial(add, name) for name in names])
     beating = asyncio.create_task(beat())
     for name in names:
         while (await api.call("GET", f"/api/v1/nodes/{name}"))["spec"].get("taints"):
@@ -199,7 +200,7 @@ async def crowd(where: Installation, trainers: Trainers, count: int) -> AsyncIte
 
 async def _namespaces(api: Api, count: int) -> list[str]:
     names = [f"team-{number}" for number in range(count)]
-    await at_once([lambda n=name: namespace(api, n) for name in names])
+    await at_once([partial(namespace, api, name) for name in names])
     return names
 
 
