@@ -15,7 +15,7 @@ from benchmarks.report import Figure
 from spottune_contract.labels import EPOCH, JOB
 from spottune_operator.tasks import cancelled
 
-RATE = 4.0
+RATE = 1.5
 
 
 class Pods:
@@ -68,5 +68,5 @@ async def _measure(count: int, losses: int, settle: float) -> Sequence[Figure]:
 
 
 def measure(quick: bool) -> Sequence[Figure]:
-    """120 pods of 2,000 jobs; if `quick`, 10 of 50."""
-    return asyncio.run(_measure(50, 10, 8) if quick else _measure(2000, 120, 30))
+    """60 pods of 2,000 jobs; if `quick`, 10 of 50."""
+    return asyncio.run(_measure(50, 10, 8) if quick else _measure(2000, 60, 30))
