@@ -10,15 +10,17 @@ import asyncio
 import json
 import uuid
 from collections.abc import AsyncIterator, Sequence
-from contextlib import asynccontextmanager, suppress
+from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from functools import partial
 
 from benchmarks.operator.api import PODS, Api, Json, at_once, jobs_in, pods_in
-from benchmarks.operator.etcd import job_key, pod_key
+from benchmarks.operator.etcd import AT_ONCE, job_key, pod_key
 from benchmarks.operator.installation import Installation, Operator
 from benchmarks.operator.trainers import Trainers, address
 from spottune_contract.labels import API_VERSION, EPOCH, GROUP, JOB, KIND, TRAINER_CONTAINER, pod_name
+from spottune_operator.tasks import cancelled
 
 NODES = 20
 PER_NAMESPACE = 250
@@ -31,32 +33,34 @@ class Job:
     """One of many, and its pod, as they were made."""
 
     number: int
-    job: Json
-    pod: Json
+    namespace: str
+    name: str
+    uid: str
+    pod_uid: str
+    _job: str
+    _pod: str
 
     @property
-    def uid(self) -> str:
-        return str(self.job["metadata"]["uid"])
+    def job(self) -> Json:
+        document: Json = json.loads(self._job)
+        return document
 
     @property
-    def pod_uid(self) -> str:
-        return str(self.pod["metadata"]["uid"])
-
-    @property
-    def name(self) -> str:
-        return str(self.job["metadata"]["name"])
+    def pod(self) -> Json:
+        document: Json = json.loads(self._pod)
+        return document
 
     @property
     def key(self) -> str:
-        return job_key(self.job["metadata"]["namespace"], self.name)
+        return job_key(self.namespace, self.name)
 
     @property
     def pod_key(self) -> str:
-        return pod_key(self.pod["metadata"]["namespace"], self.pod["metadata"]["name"])
+        return pod_key(self.namespace, pod_name(self.name, 1))
 
     @property
     def pod_path(self) -> str:
-        return f"{pods_in(self.pod['metadata']['namespace'])}/{self.pod['metadata']['name']}"
+        return f"{pods_in(self.namespace)}/{pod_name(self.name, 1)}"
 
 
 def now() -> str:
@@ -101,7 +105,14 @@ async def machines(api: Api, count: int = NODES) -> AsyncIterator[None]:
             "topology.kubernetes.io/zone": "us-east-1a",
             "karpenter.sh/capacity-type": "spot",
         }
-        await api.call("POST", "/api/v1/nodes", {"metadata": {"name": name, "labels": labels}, "spec": {"providerID": f"aws:///us-east-1a/i-{int(name.rpartition('-')[2]):08x}"}})
+        await api.call(
+            "POST",
+            "/api/v1/nodes",
+            {
+                "metadata": {"name": name, "labels": labels},
+                "spec": {"providerID": f"aws:///us-east-1a/i-{int(name.rpartition('-')[2]):08x}"},
+            },
+        )
         room = {"cpu": "100000", "memory": "1000Ti", "pods": "100000", "ephemeral-storage": "1000Ti"}
         ready = {"type": "Ready", "status": "True", "reason": "KubeletReady", "lastHeartbeatTime": now(), "lastTransitionTime": now()}
         await api.call("PATCH", f"/api/v1/nodes/{name}/status", {"status": {"capacity": room, "allocatable": room, "conditions": [ready]}})
@@ -111,11 +122,11 @@ async def machines(api: Api, count: int = NODES) -> AsyncIterator[None]:
     async def beat() -> None:
         while True:
             await asyncio.sleep(5)
-            await at_once([lambda n=name: api.call("PATCH", f"{leases}/{n}", {"spec": {"renewTime": _micro()}}) for name in names], 4)
+            await at_once([partial(api.call, "PATCH", f"{leases}/{name}", {"spec": {"renewTime": _micro()}}) for name in names], 4)
 
     leases = "/apis/coordination.k8s.io/v1/namespaces/kube-node-lease/leases"
     names = [f"hollow-{number}" for number in range(count)]
-    await at_once([lambda n=name: add(n) for name in names])
+    await at_once([partial(add, name) for name in names])
     beating = asyncio.create_task(beat())
     for name in names:
         while (await api.call("GET", f"/api/v1/nodes/{name}"))["spec"].get("taints"):
@@ -123,7 +134,7 @@ async def machines(api: Api, count: int = NODES) -> AsyncIterator[None]:
     try:
         yield
     finally:
-        beating.cancel()
+        await cancelled([beating])
 
 
 def _micro() -> str:
@@ -133,23 +144,22 @@ def _micro() -> str:
 class Kubelets:
     """Runs every pod that was placed on a node, and lets go of every one that was deleted, at once."""
 
-    def __init__(self, api: Api, trainers: Trainers) -> None:
+    def __init__(self, api: Api, trainers: Trainers, first: int) -> None:
         self._api, self._trainers = api, trainers
-        self._number = 0
+        self._number = first
         self._started: set[str] = set()
         self._tasks: set[asyncio.Task[None]] = set()
 
     @classmethod
     @asynccontextmanager
-    async def at_work(cls, api: Api, trainers: Trainers) -> AsyncIterator[Kubelets]:
-        kubelets = cls(api, trainers)
+    async def at_work(cls, api: Api, trainers: Trainers, first: int = 0) -> AsyncIterator[Kubelets]:
+        """`first`: number of the first address that is free."""
+        kubelets = cls(api, trainers, first)
         watching = asyncio.create_task(kubelets._watch())
         try:
             yield kubelets
         finally:
-            watching.cancel()
-            with suppress(asyncio.CancelledError):
-                await watching
+            await cancelled([watching, *kubelets._tasks])
 
     async def _watch(self) -> None:
         async for kind, pod in self._api.watch(f"{PODS}"):
@@ -163,7 +173,7 @@ class Kubelets:
         path = f"{pods_in(metadata['namespace'])}/{metadata['name']}"
         if "deletionTimestamp" in metadata:
             await self._api.call("DELETE", path, {"gracePeriodSeconds": 0}, missing_ok=True)
-        elif metadata["uid"] not in self._started:
+        elif metadata["uid"] not in self._started and pod["status"].get("phase") == "Pending":
             self._started.add(metadata["uid"])
             ip = address(self._number)
             self._number += 1
@@ -178,9 +188,11 @@ async def crowd(where: Installation, trainers: Trainers, count: int) -> AsyncIte
     async with machines(where.api):
         namespaces = await _namespaces(where.api, -(-count // PER_NAMESPACE))
         pattern = await _pattern(where, trainers)
-        jobs = [_copy(pattern, number, namespaces[number // PER_NAMESPACE]) for number in range(count)]
-        await where.etcd.put([(each.key, each.job) for each in jobs])
-        await where.etcd.put([(each.pod_key, each.pod) for each in jobs])
+        # In a thread: the machines have to be heard of all the while.
+        jobs = await asyncio.to_thread(lambda: [_copy(pattern, n, namespaces[n // PER_NAMESPACE]) for n in range(count)])
+        for begin in range(0, count, AT_ONCE):
+            await where.etcd.put([(each.key, each.job) for each in jobs[begin : begin + AT_ONCE]])
+            await where.etcd.put([(each.pod_key, each.pod) for each in jobs[begin : begin + AT_ONCE]])
         trainers.tell({address(each.number): (each.uid, 1) for each in jobs})
         await where.calm()
         yield jobs
@@ -188,7 +200,7 @@ async def crowd(where: Installation, trainers: Trainers, count: int) -> AsyncIte
 
 async def _namespaces(api: Api, count: int) -> list[str]:
     names = [f"team-{number}" for number in range(count)]
-    await at_once([lambda n=name: namespace(api, n) for name in names])
+    await at_once([partial(namespace, api, name) for name in names])
     return names
 
 
@@ -224,15 +236,16 @@ async def _pattern(where: Installation, trainers: Trainers) -> tuple[Json, Json]
 
 def _copy(pattern: tuple[Json, Json], number: int, space: str) -> Job:
     job, pod = pattern
+    name, uid, pod_uid = f"job-{number:05d}", str(uuid.uuid4()), str(uuid.uuid4())
     swaps = [
-        (job["metadata"]["uid"], str(uuid.uuid4())),
-        (pod["metadata"]["uid"], str(uuid.uuid4())),
+        (job["metadata"]["uid"], uid),
+        (pod["metadata"]["uid"], pod_uid),
         (_PATTERN_NAMESPACE, space),
-        (_PATTERN, f"job-{number:05d}"),
+        (_PATTERN, name),
         (pod["spec"]["nodeName"], f"hollow-{number % NODES}"),
         (pod["status"]["podIP"], address(number)),
     ]
-    return Job(number, swapped(job, swaps), swapped(pod, swaps))
+    return Job(number, space, name, uid, pod_uid, json.dumps(swapped(job, swaps)), json.dumps(swapped(pod, swaps)))
 
 
 def swapped(document: Json, swaps: Sequence[tuple[str, str]]) -> Json:

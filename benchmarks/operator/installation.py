@@ -44,7 +44,7 @@ class Installation:
     kubeconfig: Path
     """With the rights that the chart gives the operator, and no others."""
 
-    async def calm(self, share: float = 0.15, timeout: float = 120) -> None:
+    async def calm(self, share: float = 0.2, timeout: float = 60) -> None:
         """Wait until the control plane has taken in what was written: all its parts together use less than this share of a core."""
         give_up = time.monotonic() + timeout
         while time.monotonic() < give_up:

@@ -13,8 +13,9 @@ from benchmarks.operator.latency import operating
 from benchmarks.operator.trainers import trainers
 from benchmarks.report import Figure
 from spottune_contract.labels import EPOCH, JOB
+from spottune_operator.tasks import cancelled
 
-RATE = 4.0
+RATE = 1.5
 
 
 class Pods:
@@ -56,16 +57,16 @@ async def _measure(count: int, losses: int, settle: float) -> Sequence[Figure]:
     with trainers() as hollow:
         async with installation() as where, crowd(where, hollow, count) as jobs:
             listening = asyncio.create_task(listen())
-            async with Kubelets.at_work(where.api, hollow), operating(where, hollow):
+            async with Kubelets.at_work(where.api, hollow, count), operating(where, hollow):
                 await asyncio.sleep(settle)
                 await _lose(where, jobs[:: count // losses][:losses], pods)
-            listening.cancel()
-    seconds = pods.seconds()
-    missing = f"; {losses - len(seconds)} not replaced" if len(seconds) < losses else ""
+            await cancelled([listening])
+    seconds = pods.seconds() or [float("inf")]
+    missing = f"; {losses - len(pods.seconds())} not replaced" if len(pods.seconds()) < losses else ""
     told = f"median {percentile(seconds, 0.5):.2f} s; {losses} pods of {count:,} jobs, {RATE:g}/s, deleted without grace{missing}"
     return [Figure("replacement: pod gone to next pod made, p99", percentile(seconds, 0.99), "s", goal=2, detail=told)]
 
 
 def measure(quick: bool) -> Sequence[Figure]:
-    """200 pods of 5,000 jobs; if `quick`, 10 of 50."""
-    return asyncio.run(_measure(50, 10, 8) if quick else _measure(5000, 200, 30))
+    """60 pods of 2,000 jobs; if `quick`, 10 of 50."""
+    return asyncio.run(_measure(50, 10, 8) if quick else _measure(2000, 60, 30))

@@ -1,4 +1,4 @@
-"""So many a second, and no more than a second's worth at once."""
+"""So many a second, and few at once: what is urgent shall not wait behind what is not."""
 
 from __future__ import annotations
 
@@ -8,13 +8,18 @@ class Allowance:
 
     def __init__(self, per_second: float) -> None:
         self.per_second = per_second
-        self._left = max(1.0, per_second)
+        self._left = self._most
         self._at: float | None = None
+
+    @property
+    def _most(self) -> float:
+        """At once: one, and a fifth of a second's worth."""
+        return 1.0 + self.per_second / 5
 
     def left(self, now: float) -> bool:
         """May another one be had?"""
         if self._at is not None:
-            self._left = min(self._left + (now - self._at) * self.per_second, max(1.0, self.per_second))
+            self._left = min(self._left + (now - self._at) * self.per_second, self._most)
         self._at = now
         return self._left >= 1.0
 

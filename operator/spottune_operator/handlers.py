@@ -35,9 +35,43 @@ class Patience:
             pause = min(_LONGEST_PAUSE, pause * 1.5)
 
 
+class NoDifferences(kopf.DiffBaseStorage):
+    """Nobody asks kopf what has changed in an object; to find out, it would copy the whole of it at every event."""
+
+    def build(self, *, body: kopf.Body, extra_fields: Any = None) -> kopf.BodyEssence:
+        return kopf.BodyEssence()
+
+    def fetch(self, *, body: kopf.Body) -> kopf.BodyEssence | None:
+        return None
+
+    def store(self, *, body: kopf.Body, patch: kopf.Patch, essence: kopf.BodyEssence) -> None:
+        """Nothing is kept in the objects."""
+
+
+class NoProgress(kopf.ProgressStorage):
+    """No handler of ours has any progress to be kept."""
+
+    def fetch(self, *, key: Any, body: kopf.Body) -> None:
+        return None
+
+    def store(self, *, key: Any, record: Any, body: kopf.Body, patch: kopf.Patch) -> None:
+        """Nothing is kept in the objects."""
+
+    def purge(self, *, key: Any, body: kopf.Body, patch: kopf.Patch) -> None:
+        """Nothing is kept in the objects."""
+
+    def touch(self, *, body: kopf.Body, patch: kopf.Patch, value: str | None) -> None:
+        """Nothing is kept in the objects."""
+
+    def clear(self, *, essence: kopf.BodyEssence) -> kopf.BodyEssence:
+        return essence
+
+
 def configure(settings: kopf.OperatorSettings) -> None:
     """Switch off whatever of kopf writes to the cluster or watches more than we need."""
     settings.posting.enabled = False
+    settings.persistence.diffbase_storage = NoDifferences()
+    settings.persistence.progress_storage = NoProgress()
     settings.peering.standalone = True
     settings.scanning.disabled = True
     settings.networking.error_backoffs = Patience()

@@ -62,10 +62,13 @@ class Resync:
         self._breathed = 0.0
         self.complete = asyncio.Event()
         """Set once the first round was complete."""
+        self.considered = asyncio.Event()
+        """Set once every job was considered since this operator began to lead."""
 
     def at_once(self) -> None:
-        """Begin the next round now, and consider every job in it."""
+        """Consider every job now, as far as known, and begin the next round."""
         self._whole = True
+        self.considered.clear()
         self._hurry.set()
 
     async def run(self, seconds: float = RESYNC_SECONDS) -> None:
@@ -76,6 +79,8 @@ class Resync:
             with contextlib.suppress(TimeoutError):
                 async with asyncio.timeout(seconds if complete else RETRY_SECONDS):
                     await self._hurry.wait()
+            if self._whole and self.complete.is_set() and self._leads():
+                await self._consider()
 
     async def once(self) -> bool:
         """One round. False if a list failed."""
@@ -95,11 +100,13 @@ class Resync:
         listing.close()
         self._share_pools()
         self._health.listed(listing.versions, self._clocks.monotonic())
-        self.complete.set()
         self._metrics.jobs.clear()
         if not self._leads():
+            self.complete.set()
             return True
+        # What is due is found before the watch tells of every object anew, which takes as long.
         await self._consider()
+        self.complete.set()
         self._metrics.queue_length.set(len(self._queue))
         self._metrics.set_aside.set(self._queue.set_aside)
         for phase, count in Counter(job.phase for job in self._view.jobs.values()).items():
@@ -117,6 +124,7 @@ class Resync:
 
     async def _consider(self) -> None:
         """Queue what is due: of the jobs that have changed, of those whose time runs out unheard, and of some of the others in turn."""
+        whole = self._whole
         for key in self._turn():
             if self._clocks.monotonic() - self._breathed > LONGEST_STRETCH:
                 await asyncio.sleep(0)
@@ -124,6 +132,8 @@ class Resync:
             delay = self._executor.remembered(key)
             if delay is not None:
                 self._queue.add(key, delay)
+        if whole:
+            self.considered.set()
 
     def _turn(self) -> Collection[JobKey]:
         view = self._view

@@ -25,7 +25,7 @@ STEP_WRITES_PER_SECOND = 20.0
 
 Json = dict[str, Any]
 Kind = Literal["job", "pod", "node"]
-Key = tuple[Kind, str, str]
+Key = tuple[str, str, str]
 """Kind, namespace (empty for nodes) and name."""
 
 

@@ -30,7 +30,8 @@ def at(text: str) -> float:
 
 def clip(text: str, limit: int) -> str:
     """`text` on one line, without control characters, of at most `limit` characters."""
-    line = " ".join("".join(c if c.isprintable() else " " for c in text).split())
+    plain = text.isprintable() and "  " not in text and text == text.strip()
+    line = text if plain else " ".join("".join(c if c.isprintable() else " " for c in text).split())
     return line if len(line) <= limit else line[: limit - 1] + "…"
 
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import asyncio
+
 import pytest
 from kubernetes.aio.client.configuration import Configuration
 
@@ -12,11 +14,13 @@ from spottune_operator.manifests import TrainerDefaults
 from spottune_operator.metrics import Metrics
 from spottune_operator.planner.types import Obstacle, ObstacleKind, Settings
 from spottune_operator.rounds import Resync
+from spottune_operator.tasks import cancelled
 from spottune_operator.trainers import Trainers
 from spottune_operator.view import JobKey, View
 from spottune_operator.workqueue import WorkQueue
 from tests.fixtures.memory_cluster import MemoryCluster
 from tests.fixtures.observations import progress
+from tests.fixtures.virtual_time import run_virtually
 
 
 @pytest.mark.parametrize("leads", [False, True])
@@ -32,6 +36,29 @@ async def test_only_a_leader_has_jobs_looked_at(leads: bool) -> None:
     assert health.synced > 0
     assert cluster.writes == []
     await trainers.close()
+
+
+def test_who_begins_to_lead_considers_what_it_knows_before_the_next_list() -> None:
+    async def scenario() -> None:
+        cluster, view, metrics, trainers, leads = MemoryCluster(), View(), Metrics(), Trainers(), asyncio.Event()
+        clocks = Clocks(wall=lambda: 1_800_000_000.0, monotonic=asyncio.get_running_loop().time)
+        defaults = TrainerDefaults(cluster="test", image="trainer:1")
+        executor = Executor(cluster, trainers, view, defaults=defaults, settings=Settings(), metrics=metrics, clocks=clocks)
+        queue = WorkQueue[JobKey](executor.consider)
+        resync = Resync(cluster, view, executor, queue, Health(started=0.0), metrics, clocks, leads.is_set)
+        cluster.add_job("job")
+        running = asyncio.create_task(resync.run())
+        await resync.complete.wait()
+        cluster.refuse["list"] = [Unavailable("no answer")] * 100
+        assert len(queue) == 0
+        leads.set()
+        resync.at_once()
+        await asyncio.sleep(1)
+        assert len(queue) == 1
+        await cancelled([running])
+        await trainers.close()
+
+    run_virtually(scenario())
 
 
 def test_a_new_term_does_not_act_on_what_was_told_in_an_earlier_one() -> None:
