@@ -5,7 +5,7 @@ PY := .venv/bin/python
 FAST := not (cluster or nodes or storage or process or e2e or long)
 
 .DEFAULT_GOAL := help
-.PHONY: help campaign setup setup-python demo test test-fast test-long lint generate lock up down status clean
+.PHONY: help campaign setup setup-python demo test test-fast test-long test-crash lint generate lock up down status clean
 
 help: ## list the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-14s %s\n", $$1, $$2}'
@@ -33,6 +33,9 @@ campaign: setup ## ten demo-like runs with random kill moments against one twin
 
 test-long: setup ## tens of thousands of simulated schedules, damaged logs, hundreds of interrupted runs
 	@$(PY) -m pytest -q -m long --timeout=7200
+
+test-crash: setup ## the operator killed 216 times on a real API server; etcd put back to an older state
+	@$(PY) -m pytest -q -s -m long --timeout=7200 tests/cluster/test_crash_sweep.py tests/cluster/test_etcd_restore.py
 
 lint: setup-python ## formatting, types, layers, generated files
 	@.venv/bin/ruff format --check . && .venv/bin/ruff check .
