@@ -193,7 +193,7 @@ class Executor:
 
     def _paced(self) -> Settings:
         """Without an allowance for it, steps alone are never worth a write; with other news they are written all the same."""
-        return self._settings if self._view.steps.left(self._clocks.monotonic()) else self._unhurried
+        return self._settings if self._view.tells_steps(self._clocks.monotonic()) else self._unhurried
 
     async def _look(self, key: JobKey) -> float | None:
         try:

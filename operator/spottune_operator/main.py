@@ -55,6 +55,7 @@ async def operate(config: Config) -> None:
         settings = Settings(cluster=config.trainers.cluster, unreachable_grace=config.unreachable_grace_seconds)
         executor = Executor(cluster, trainers, view, defaults=config.trainers, settings=settings, metrics=metrics, clocks=clocks)
         queue = WorkQueue[JobKey](executor.consider, on_failure=Complaints(executor))
+        view.pressed = lambda: queue.full
         resync = Resync(cluster, view, executor, queue, ears, metrics, clocks, leadership.leads)
         poll = Poll(view, trainers, queue, metrics, clocks, Pace(config.poll_seconds, config.polls_per_second))
         silence = Silence(cluster, view, queue, clocks)

@@ -129,7 +129,7 @@ class Poll:
         quiet = before is not None and _news(before) == _news(report)
         if before == report:
             return
-        if quiet and (now - self._looked.get(place.uid, 0.0) < QUIET_SECONDS or not self._view.steps.left(now)):
+        if quiet and (now - self._looked.get(place.uid, 0.0) < QUIET_SECONDS or not self._view.tells_steps(now)):
             return
         self._looked[place.uid] = now
         self._queue.add(place.job)

@@ -8,7 +8,7 @@ may depend on, as JSON text, which takes a tenth of the room of the objects that
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from sys import intern
 from typing import Any, Literal, NamedTuple
@@ -89,7 +89,13 @@ class View:
     """What the watch told of since the live list under way was begun: newer than that list."""
     steps: Allowance = field(default_factory=lambda: Allowance(STEP_WRITES_PER_SECOND))
     """Status writes that tell of steps and losses alone."""
+    pressed: Callable[[], bool] = lambda: False
+    """Whether jobs wait for a look: what is urgent must not wait behind steps."""
     _pods_of: dict[JobKey, tuple[str, ...]] = field(default_factory=dict)
+
+    def tells_steps(self, now: float) -> bool:
+        """Whether steps and losses alone are worth a status write now (monotonic seconds)."""
+        return self.steps.left(now) and not self.pressed()
 
     def job(self, key: JobKey) -> Json | None:
         known = self.jobs.get(key)

@@ -43,6 +43,11 @@ class Failed(Generic[K]):
     retry_in: float
 
 
+WORKERS = 64
+"""Looks under way at once. A look waits for a handful of calls, and a busy API server answers each after half a second or more: with 8, six
+looks a second were the most, whatever the CPU."""
+
+
 class WorkQueue(Generic[K]):
     """Calls `look(key)` for each added key. `look` returns the seconds after which to look again, or None for not by itself.
 
@@ -54,7 +59,7 @@ class WorkQueue(Generic[K]):
         self,
         look: Callable[[K], Awaitable[float | None]],
         *,
-        workers: int = 8,
+        workers: int = WORKERS,
         backoff: Backoff | None = None,
         on_failure: Callable[[Failed[K]], None] = lambda failed: None,
         chance: Callable[[], float] = random.random,
@@ -76,6 +81,11 @@ class WorkQueue(Generic[K]):
     def __len__(self) -> int:
         """Keys that wait or are being looked at."""
         return len(self._due.keys() | self._active.keys())
+
+    @property
+    def full(self) -> bool:
+        """As many looks are under way as there may be: what else is due waits."""
+        return len(self._active) >= self._workers
 
     @property
     def set_aside(self) -> int:
@@ -116,7 +126,7 @@ class WorkQueue(Generic[K]):
 
     def _start_due(self) -> None:
         now = asyncio.get_running_loop().time()
-        while self._heap and self._heap[0][0] <= now and len(self._active) < self._workers:
+        while self._heap and self._heap[0][0] <= now and not self.full:
             due, _, key = heapq.heappop(self._heap)
             if self._due.get(key) != due or key in self._active:
                 # Stale, or put back when its look has ended.
@@ -126,7 +136,7 @@ class WorkQueue(Generic[K]):
 
     async def _sleep(self) -> None:
         """Until the next key is due, or something was added or finished."""
-        if len(self._active) >= self._workers:
+        if self.full:
             await self._wake.wait()
             return
         if not self._heap:

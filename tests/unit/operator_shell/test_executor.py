@@ -200,6 +200,9 @@ async def test_steps_alone_are_written_only_as_often_as_all_jobs_together_may(se
 
     setup.view.steps = Allowance(0.1)
     assert await told(21) == 21, "the first words are news"
+    setup.view.pressed = lambda: True
+    assert await told(22) == 21, "others wait for a look"
+    setup.view.pressed = lambda: False
     assert await told(22) == 22
     setup.view.steps.per_second = 0.0
     assert await told(23) == 22

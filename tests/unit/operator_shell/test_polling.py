@@ -127,3 +127,10 @@ def test_steps_alone_have_nobody_looked_at_while_no_write_is_allowed() -> None:
         view.steps.take()
 
     assert len(polled(Trainers(), 50, 61, Pace(5.0, 200.0), nothing_left)) == 50, "first words are news"
+
+
+def test_steps_alone_have_nobody_looked_at_while_other_jobs_wait_for_a_look() -> None:
+    def others_wait(view: View) -> None:
+        view.pressed = lambda: True
+
+    assert len(polled(Trainers(), 50, 61, Pace(5.0, 200.0), others_wait)) == 50, "first words are news"

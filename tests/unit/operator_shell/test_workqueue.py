@@ -112,6 +112,30 @@ def test_no_more_looks_at_once_than_workers_and_all_get_their_turn() -> None:
     assert max(time for time, _ in looker.seen) == 3.0
 
 
+def test_it_is_full_while_something_due_has_to_wait() -> None:
+    looker, full = Looker(seconds=1), []
+
+    async def scenario() -> None:
+        queue = WorkQueue[str](looker, workers=2)
+
+        def add(*keys: str) -> None:
+            for key in keys:
+                queue.add(key)
+
+        running = asyncio.create_task(queue.run())
+        for keys in (("a",), ("b", "c"), ()):
+            add(*keys)
+            await asyncio.sleep(0.1)
+            full.append(queue.full)
+        await asyncio.sleep(3)
+        full.append(queue.full)
+        running.cancel()
+        await asyncio.gather(running, return_exceptions=True)
+
+    run_virtually(scenario())
+    assert full == [False, True, True, False]
+
+
 def test_a_failing_key_backs_off_and_no_event_shortens_that_and_others_go_on() -> None:
     failures: list[Failed[str]] = []
     looker = Looker()
