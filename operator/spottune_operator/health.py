@@ -1,7 +1,8 @@
 """Is the operator alive, does it see the cluster? `Health` judges (pure), `serve` answers HTTP.
 
 Two ways of hearing of changes are compared: what the live list of the resync shows must also have come by watch. A watch that
-stays behind for longer than `WATCH_DEAD` is dead, whatever its task says of itself, and only a restart brings it back.
+owes us something and tells nothing at all for longer than `WATCH_DEAD`, or owes the same for longer than `WATCH_SLOW`, is dead, whatever its task
+says of itself, and only a restart brings it back. One that is slow is not: after a start it tells of ten thousand objects, one by one.
 """
 
 from __future__ import annotations
@@ -18,6 +19,7 @@ RESYNC_STUCK = 120.0
 READY_WITHIN = 45.0
 """Seconds that the last complete resync may be old."""
 WATCH_DEAD = 60.0
+WATCH_SLOW = 600.0
 
 Key = tuple[str, str, str]
 """Kind, namespace (empty for nodes) and name."""
@@ -36,11 +38,16 @@ class Health:
     """When the API server last answered about the Lease; 0 for never."""
     _seen: dict[Key, str] = field(default_factory=dict)
     _behind: dict[Key, float] = field(default_factory=dict)
+    _telling: set[str] = field(default_factory=set)
+    """Kinds of which the watch told something since that was last looked at."""
+    _told: dict[str, float] = field(default_factory=dict)
+    """When that was last seen, by kind."""
 
     def heard(self, key: Key, version: str) -> None:
         """The watch has told of this resourceVersion."""
         self._seen[key] = version
         self._behind.pop(key, None)
+        self._telling.add(key[0])
 
     def asked(self, now: float) -> None:
         """The Lease was read."""
@@ -57,6 +64,8 @@ class Health:
     def listed(self, versions: Mapping[Key, str], now: float) -> None:
         """A live list of everything we watch was complete."""
         self.synced = now
+        # When something was told is known to the second or so only if it is asked often; a list comes every ten seconds.
+        self.watch_silence(now)
         behind = {key for key, version in versions.items() if self._seen.get(key) != version}
         # An object that changed again since is still behind from the first time on: the watch has said nothing meanwhile.
         self._behind = {key: self._behind.get(key, now) for key in behind}
@@ -67,11 +76,19 @@ class Health:
         """Seconds for which the watch has owed us the oldest change it owes; 0 for none."""
         return max((now - since for since in self._behind.values()), default=0.0)
 
+    def watch_silence(self, now: float) -> float:
+        """Seconds for which a watch that owes us something has told nothing at all; 0 for none."""
+        self._told |= dict.fromkeys(self._telling, now)
+        self._telling.clear()
+        return max((now - max(since, self._told.get(key[0], 0.0)) for key, since in self._behind.items()), default=0.0)
+
     def alive(self, now: float) -> str:
         """Empty, or why the process should be restarted."""
         if now - max(self.tried, self.started) > RESYNC_STUCK:
             return f"no resync was tried for {now - self.tried:.0f} s"
-        if self.watch_lag(now) > WATCH_DEAD:
+        if self.watch_silence(now) > WATCH_DEAD:
+            return f"a watch that owes a change has told nothing for {self.watch_silence(now):.0f} s"
+        if self.watch_lag(now) > WATCH_SLOW:
             return f"the watch has missed a change for {self.watch_lag(now):.0f} s"
         return ""
 

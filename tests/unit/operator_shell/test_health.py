@@ -5,7 +5,7 @@ from __future__ import annotations
 import aiohttp
 import pytest
 
-from spottune_operator.health import READY_WITHIN, RESYNC_STUCK, WATCH_DEAD, Health, serve
+from spottune_operator.health import READY_WITHIN, RESYNC_STUCK, WATCH_DEAD, WATCH_SLOW, Health, serve
 from spottune_operator.metrics import Metrics
 
 JOB = ("job", "demo", "a")
@@ -52,6 +52,28 @@ def test_f41_a_watch_that_owes_a_change_for_too_long_is_dead(health: Health) -> 
         health.listed({JOB: str(now)}, now)
     assert health.watch_lag(1590) == 90 > WATCH_DEAD
     assert "watch" in health.alive(1590)
+
+
+def test_a_watch_that_is_slow_but_tells_is_not_dead_until_it_owes_something_for_ten_minutes(health: Health) -> None:
+    """After a start at ten thousand jobs the watch tells of each object in turn, for longer than a dead one is waited for."""
+    owed = {("job", "demo", f"j{number}"): "1" for number in range(200)}
+    for number, now in enumerate(range(1000, 1000 + int(WATCH_SLOW), 10)):
+        health.trying(now)
+        health.listed(owed, now)
+        health.heard(("job", "demo", f"j{number}"), "1")
+        assert health.alive(now + 5) == ""
+    assert health.watch_lag(1000 + WATCH_SLOW) == WATCH_SLOW
+    late = 1001 + WATCH_SLOW
+    health.trying(late)
+    assert "missed a change" in health.alive(late)
+
+
+def test_a_dead_watch_is_found_while_those_of_other_kinds_are_busy(health: Health) -> None:
+    for now in range(1000, 1070, 10):
+        health.trying(now)
+        health.listed({JOB: "1", ("pod", "demo", "p"): str(now)}, now)
+        health.heard(("pod", "demo", "p"), str(now))
+    assert "has told nothing" in health.alive(1071)
 
 
 def test_a_watch_that_is_ahead_of_the_list_or_catches_up_is_fine(health: Health) -> None:
