@@ -40,6 +40,7 @@ class JobKey(NamedTuple):
 class KnownJob:
     """A job as last heard of."""
 
+    uid: str
     document: str
     """What `slim_job` leaves of it, as JSON."""
     phase: str
@@ -112,9 +113,12 @@ class View:
         known = self.jobs.get(key)
         if known is not None and known.document == document:
             return False
+        if known is not None and known.uid != job["metadata"]["uid"]:
+            self.drop_job(key)
         status = slim["status"] if isinstance(slim["status"], dict) else {}
         phase = status.get("phase")
         self.jobs[key] = KnownJob(
+            uid=job["metadata"]["uid"],
             document=document,
             phase=intern(phase) if isinstance(phase, str) else "Pending",
             trouble=FineTuneJobStatus.parse({"pools": status["pools"]}).pools if status.get("pools") else (),
@@ -123,7 +127,9 @@ class View:
         return True
 
     def drop_job(self, key: JobKey) -> None:
-        self.jobs.pop(key, None)
+        known = self.jobs.pop(key, None)
+        if known is not None:
+            self.obstacles.pop(known.uid, None)
 
     def put_node(self, node: Json) -> None:
         self.nodes[node["metadata"]["name"]] = slim_node(node)
@@ -139,6 +145,8 @@ class View:
         known = self.pods.get(where)
         if known is not None and known.document == document:
             return None
+        if known is not None and known.uid != metadata["uid"]:
+            self.drop_pod(*where, known.uid)
         self.pods[where] = PodPlace(
             job=job,
             uid=metadata["uid"],

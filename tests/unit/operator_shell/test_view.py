@@ -8,6 +8,7 @@ import pytest
 
 from spottune_contract.labels import EPOCH, JOB, POOL
 from spottune_operator.observe import observe
+from spottune_operator.planner.types import Obstacle, ObstacleKind
 from spottune_operator.view import JobKey, Listing, View, slim_job, slim_pod
 from tests.fixtures.jobs import job_manifest
 
@@ -148,3 +149,25 @@ def test_whatever_stands_in_a_status_is_remembered(nonsense: object) -> None:
     view = View()
     assert view.put_job(job() | {"status": nonsense})
     assert (view.jobs[KEY].phase, view.jobs[KEY].trouble, view.jobs[KEY].machines) == ("Pending", (), ())
+
+
+def test_of_what_is_gone_or_made_anew_under_its_name_nothing_is_kept() -> None:
+    view = View()
+    obstacle = Obstacle(ObstacleKind.QUOTA, 1, "full", NOW)
+
+    def fill() -> None:
+        view.put_job(job())
+        view.put_pod(pod())
+        view.obstacles, view.silent = {"job-uid": obstacle}, {"u1": NOW}
+
+    fill()
+    view.drop_job(KEY)
+    view.drop_pod("demo", "python-help-e1-0", "u1")
+    assert (view.obstacles, view.silent) == ({}, {})
+    fill()
+    another_job, another_pod = job(), pod()
+    another_job["metadata"]["uid"] = "other"
+    another_pod["metadata"] |= {"uid": "u2", "labels": {JOB: "other", EPOCH: "1"}}
+    assert view.put_job(another_job)
+    assert view.put_pod(another_pod) == JobKey("demo", "other")
+    assert (view.obstacles, view.silent, view.pods_of(KEY)) == ({}, {}, [])
