@@ -10,21 +10,12 @@ import kopf
 
 from spottune_contract.labels import API_VERSION, GROUP, PLURAL
 from spottune_operator.cluster import load_configuration
-from spottune_operator.handlers import configure, connection
+from spottune_operator.handlers import connected
 
 
 async def run(kubeconfig: str) -> None:
     """Until killed."""
-    access = await load_configuration(kubeconfig)
-    handlers = kopf.OperatorRegistry()
-
-    @kopf.on.startup(registry=handlers)
-    async def startup(settings: kopf.OperatorSettings, **_: Any) -> None:
-        configure(settings)
-
-    @kopf.on.login(registry=handlers)
-    async def login(**_: Any) -> kopf.ConnectionInfo:
-        return await connection(access)
+    handlers = connected(await load_configuration(kubeconfig))
 
     @kopf.on.event(GROUP, API_VERSION, PLURAL, registry=handlers)
     async def heard(event: kopf.RawEvent, **_: Any) -> None:

@@ -102,10 +102,8 @@ async def connection(configuration: Configuration) -> kopf.ConnectionInfo:
     )
 
 
-def registry(
-    configuration: Configuration, view: View, queue: WorkQueue[JobKey], health: Health, ending: Callable[[], None]
-) -> kopf.OperatorRegistry:
-    """All handlers, bound to one operator's memory. `ending` is called when kopf is about to end."""
+def connected(configuration: Configuration) -> kopf.OperatorRegistry:
+    """A registry of handlers with our settings and access, and with nothing to hear of yet."""
     handlers = kopf.OperatorRegistry()
 
     @kopf.on.startup(registry=handlers)
@@ -115,6 +113,15 @@ def registry(
     @kopf.on.login(registry=handlers)
     async def login(**_: Any) -> kopf.ConnectionInfo:
         return await connection(configuration)
+
+    return handlers
+
+
+def registry(
+    configuration: Configuration, view: View, queue: WorkQueue[JobKey], health: Health, ending: Callable[[], None]
+) -> kopf.OperatorRegistry:
+    """All handlers, bound to one operator's memory. `ending` is called when kopf is about to end."""
+    handlers = connected(configuration)
 
     @kopf.on.cleanup(registry=handlers)
     async def cleanup(**_: Any) -> None:
@@ -146,8 +153,12 @@ def hear(
     """Take in what a watch tells of one object, and have every job looked at for which it may change a decision."""
     metadata, gone = document["metadata"], event_type == "DELETED"
     namespace, name = metadata.get("namespace", ""), metadata["name"]
-    view.heard.add((kind, namespace, name))
-    _heard(health, kind, metadata, gone=gone)
+    key = (kind, namespace, name)
+    view.heard.add(key)
+    if gone:
+        health.forgotten(key)
+    else:
+        health.heard(key, metadata["resourceVersion"])
     if kind == "job":
         _hear_job(JobKey(namespace, name), document, view, queue, gone=gone)
     elif kind == "pod":
@@ -170,14 +181,6 @@ def _hear_job(key: JobKey, document: dict[str, Any], view: View, queue: WorkQueu
         view.drop_job(key)
     elif view.put_job(document):
         queue.add(key)
-
-
-def _heard(health: Health, kind: str, metadata: Any, *, gone: bool) -> None:
-    key = (kind, metadata.get("namespace", ""), metadata["name"])
-    if gone:
-        health.forgotten(key)
-    else:
-        health.heard(key, metadata["resourceVersion"])
 
 
 def _standing(node: dict[str, Any] | None) -> Any:

@@ -13,6 +13,7 @@ from dataclasses import dataclass, field
 from aiohttp import web
 
 from spottune_operator.metrics import Metrics
+from spottune_operator.view import Key
 
 RESYNC_STUCK = 120.0
 """Seconds without even a try to resync after which the event loop is judged stuck."""
@@ -20,9 +21,6 @@ READY_WITHIN = 45.0
 """Seconds that the last complete resync may be old."""
 WATCH_DEAD = 60.0
 WATCH_SLOW = 600.0
-
-Key = tuple[str, str, str]
-"""Kind, namespace (empty for nodes) and name."""
 
 
 @dataclass
@@ -86,8 +84,8 @@ class Health:
         """Empty, or why the process should be restarted."""
         if now - max(self.tried, self.started) > RESYNC_STUCK:
             return f"no resync was tried for {now - self.tried:.0f} s"
-        if self.watch_silence(now) > WATCH_DEAD:
-            return f"a watch that owes a change has told nothing for {self.watch_silence(now):.0f} s"
+        if (silence := self.watch_silence(now)) > WATCH_DEAD:
+            return f"a watch that owes a change has told nothing for {silence:.0f} s"
         if self.watch_lag(now) > WATCH_SLOW:
             return f"the watch has missed a change for {self.watch_lag(now):.0f} s"
         return ""

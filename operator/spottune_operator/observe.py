@@ -114,14 +114,14 @@ def observe_pod(
     scheduled = _condition(status, "PodScheduled")
     epoch = int(labels[EPOCH])
     report = progress.get(metadata["uid"])
-    seen = classify(pod, node, now, settings, machine_off=bool(machine_off))
+    lost = bool(machine_off) or _unready_for(node, now) > settings.unreachable_grace
     termination = Termination.parse(terminated.get("message"))
     return ObservedPod(
         name=metadata["name"],
         uid=metadata["uid"],
         epoch=epoch,
         rank=int(labels.get(RANK, "0")),
-        state=seen,
+        state=_classify(pod, now, settings, lost=lost),
         node=node_name,
         pool=annotations.get(POOL, ""),
         zone=((node or {}).get("metadata") or {}).get("labels", {}).get(ZONE, ""),
@@ -133,7 +133,7 @@ def observe_pod(
         deleting="deletionTimestamp" in metadata,
         node_silent=_unready_for(node, now) > 0,
         machine_off=machine_off,
-        end=_end(pod, terminated, lost=seen is PodState.LOST or _unready_for(node, now) > settings.unreachable_grace),
+        end=_end(pod, terminated, lost=lost),
         termination=termination if termination is not None and termination.epoch == epoch else None,
         unschedulable=clip(scheduled.get("message") or "no node fits", ERROR_LIMIT)
         if scheduled.get("status") == "False" and scheduled.get("reason") == "Unschedulable"
@@ -146,8 +146,12 @@ def observe_pod(
     )
 
 
-def classify(pod: Json, node: Json | None, now: float, settings: Settings, *, machine_off: bool = False) -> PodState:
-    """Exactly one state for any pod."""
+def classify(pod: Json, node: Json | None, now: float, settings: Settings) -> PodState:
+    """Exactly one state for any pod, as its node alone shows it."""
+    return _classify(pod, now, settings, lost=_unready_for(node, now) > settings.unreachable_grace)
+
+
+def _classify(pod: Json, now: float, settings: Settings, *, lost: bool) -> PodState:
     metadata, status = pod["metadata"], pod.get("status") or {}
     state = (_container(status) or {}).get("state") or {}
     if state.get("terminated") or status.get("phase") in ("Succeeded", "Failed"):
@@ -159,7 +163,7 @@ def classify(pod: Json, node: Json | None, now: float, settings: Settings, *, ma
         if overdue:
             return PodState.STUCK
         return PodState.TERMINATING if deleting else PodState.SCHEDULING
-    if machine_off or _unready_for(node, now) > settings.unreachable_grace:
+    if lost:
         return PodState.LOST
     if overdue:
         return PodState.STUCK

@@ -47,11 +47,10 @@ class Silence:
         """Judge every node that is silent now."""
         doubtful = suspects(self._view.pods.values(), self._view.silent)
         off = {node for node in doubtful if await self._lapsed(node)}
-        for node in off - self._view.off:
-            _log.warning("node silent", node=node, seconds=LAPSED_SECONDS)
         news = off - self._view.off
         self._view.off = off
         for node in news:
+            _log.warning("node silent", node=node, seconds=LAPSED_SECONDS)
             for job in self._view.jobs_on(node):
                 self._queue.add(job)
 

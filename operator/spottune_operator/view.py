@@ -195,7 +195,7 @@ class Listing:
         """`changed` gets the jobs of which, or of whose pods, the list shows something that the watch has not told."""
         self._view = view
         self._changed = changed
-        self.versions: dict[tuple[str, str, str], str] = {}
+        self.versions: dict[Key, str] = {}
         view.heard.clear()
 
     def jobs(self, page: Iterable[Json]) -> None:
