@@ -12,6 +12,7 @@ from spottune_contract.labels import EPOCH, JOB, POOL, RANK, TRAINER_CONTAINER
 from spottune_contract.progress import Progress, Termination
 from spottune_operator import images
 from spottune_operator.api.v1alpha1 import FineTuneJobSpec, FineTuneJobStatus, PoolStatus
+from spottune_operator.notices.taints import announced
 from spottune_operator.planner.statuses import at, clip
 from spottune_operator.planner.types import Notice, Observed, ObservedPod, Obstacle, PodState, Settings
 
@@ -39,7 +40,7 @@ def observe(
     """All that a decision about `job` may depend on.
 
     `pods`: those with the job's label in its namespace; pods of another owner UID are left out. `nodes` by name; one that is
-    not in it is not known, which decides nothing. `progress` by pod UID. `pools`: see `pools.shared`. `silent` and `off`: as in `View`.
+    not in it is not known, which decides nothing; what its taints announce is added to `notices`. `progress` by pod UID. `pools`: see `pools.shared`. `silent` and `off`: as in `View`.
     `now`: wall clock seconds.
     """
     settings = settings or Settings()
@@ -54,6 +55,7 @@ def observe(
         for pod in mine
     ]
     places = {pod.node for pod in seen if pod.node}
+    tainted = tuple(notice for place in sorted(places) for notice in announced(place, nodes.get(place) or {}))
     return Observed(
         name=metadata["name"],
         namespace=metadata.get("namespace", ""),
@@ -66,7 +68,7 @@ def observe(
         status=FineTuneJobStatus.parse(job.get("status")),
         pods=tuple(sorted(seen, key=lambda pod: (pod.epoch, pod.rank, pod.uid))),
         live=live,
-        notices=tuple(n for n in notices if n.node in places),
+        notices=tuple(n for n in notices if n.node in places) + tainted,
         obstacle=obstacle,
         pools=pools,
         settings=settings,

@@ -20,8 +20,9 @@ from kubernetes import client
 
 from tests.fixtures.history import History, Story
 from tests.fixtures.hollow_cluster import HollowCluster
+from tests.fixtures.hollow_nodes import HollowNodes
 from tests.fixtures.notice_queue import AWS, Queue
-from tests.fixtures.operator_process import HollowNodes, HollowTrainer, Jobs, OperatorProcess, await_value
+from tests.fixtures.operator_process import HollowTrainer, Jobs, OperatorProcess, await_value
 
 pytestmark = pytest.mark.cluster
 

@@ -12,7 +12,8 @@ from kubernetes import client, config
 from spottune_operator.leadership import LEASE
 from spottune_operator.silence import NODE_LEASES
 from tests.fixtures.chart import RELEASE_NAMESPACE
-from tests.fixtures.operator_process import HollowNodes, HollowTrainer, Jobs, OperatorProcess, await_value, stop_for_ever
+from tests.fixtures.hollow_nodes import HollowNodes
+from tests.fixtures.operator_process import HollowTrainer, Jobs, OperatorProcess, await_value, stop_for_ever
 
 pytestmark = pytest.mark.cluster
 

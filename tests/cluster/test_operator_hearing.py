@@ -13,8 +13,9 @@ import yaml
 
 from localcloud.controlplane import ControlPlane
 from tests.fixtures.gateway import Gateway
+from tests.fixtures.hollow_nodes import HollowNodes
 from tests.fixtures.notice_queue import AWS, Queue
-from tests.fixtures.operator_process import HollowNodes, HollowTrainer, Jobs, OperatorProcess, await_value
+from tests.fixtures.operator_process import HollowTrainer, Jobs, OperatorProcess, await_value
 
 pytestmark = pytest.mark.cluster
 
@@ -63,6 +64,23 @@ def test_on_a_rebalance_recommendation_the_trainer_commits_and_stays(
     assert hollow_trainer.asked[0]["deadline"] is None
     assert jobs.pod("job-e1-0").metadata.deletion_timestamp is None
     assert len(hollow_trainer.asked) == 1
+
+
+def test_who_taints_a_node_to_drain_it_is_heard_and_a_taint_of_the_termination_handler_ends_the_pod(
+    start_operator: Start, jobs: Jobs, machine: tuple[str, str], hollow_nodes: HollowNodes, hollow_trainer: HollowTrainer
+) -> None:
+    start_operator().await_ready()
+    jobs.create(capacity=HERE)
+    jobs.train(hollow_trainer, 1)
+    hollow_nodes.taint(machine[0], "karpenter.sh/disrupted")
+    await_value(lambda: hollow_trainer.asked, "the trainer is asked for a commit")
+    assert [request["source"] for request in hollow_trainer.asked] == ["rebalance"]
+    assert jobs.pod("job-e1-0").metadata.deletion_timestamp is None
+    hollow_nodes.taint(machine[0], "karpenter.sh/disrupted", "aws-node-termination-handler/spot-itn")
+    pod = await_value(lambda: jobs.pod("job-e1-0").metadata.deletion_timestamp and jobs.pod("job-e1-0"), "the pod is deleted", 10)
+    assert pod.metadata.deletion_grace_period_seconds == 100
+    assert [request["source"] for request in hollow_trainer.asked] == ["rebalance", "nth"]
+    assert jobs.status()["attempts"][0]["reason"] == "InterruptionNotice"
 
 
 def test_a_machine_that_ec2_says_is_off_is_believed_once_its_trainer_is_silent_too(

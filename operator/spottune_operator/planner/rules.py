@@ -7,11 +7,11 @@ from collections.abc import Callable
 from spottune_contract.progress import CheckpointRequest
 from spottune_operator.api.reasons import WISHES, ConditionType, Phase, Reason
 from spottune_operator.api.v1alpha1 import FineTuneJobStatus, NoticeStatus
-from spottune_operator.planner import backoff, budget, ledger, pools, reports
+from spottune_operator.planner import backoff, budget, ledger, pools, reports, sentences
 from spottune_operator.planner.attempts import TRY_AGAIN, accounted, answered, begun, creation, failed, set_aside
 from spottune_operator.planner.situation import Situation
 from spottune_operator.planner.statuses import ATTEMPT_MESSAGE_LIMIT, at, change, clip, condition, current_attempt, with_attempt
-from spottune_operator.planner.types import Action, AskCheckpoint, DeletePod, EventSpec, ObservedPod, ObstacleKind, Plan, PodState
+from spottune_operator.planner.types import Action, AskCheckpoint, DeletePod, EventSpec, Notice, ObservedPod, ObstacleKind, Plan, PodState
 
 Rule = Callable[[Situation], Plan | None]
 
@@ -93,7 +93,7 @@ def pod_has_ended(s: Situation) -> Plan | None:
     if pod is None or pod.state is not PodState.ENDED:
         return None
     status = accounted(s, pod, Reason.POD_DELETED if pod.deleting and not pod.end.disruption else Reason.INTERRUPTED)
-    return _plan(s, pod_has_ended, status, _end_event(status))
+    return _plan(s, pod_has_ended, status, sentences.ended(status))
 
 
 def node_is_unreachable(s: Situation) -> Plan | None:
@@ -104,7 +104,7 @@ def node_is_unreachable(s: Situation) -> Plan | None:
     status = accounted(s, pod, Reason.NODE_UNREACHABLE)
     if pod.machine_off:
         status = with_attempt(status, message=clip(pod.machine_off, ATTEMPT_MESSAGE_LIMIT))
-    return _plan(s, node_is_unreachable, status, _end_event(status))
+    return _plan(s, node_is_unreachable, status, sentences.ended(status))
 
 
 def pod_cannot_be_ended(s: Situation) -> Plan | None:
@@ -127,7 +127,7 @@ def pod_vanished(s: Situation) -> Plan | None:
     if not s.observed.live:
         return _look_live(s, pod_vanished)
     status = accounted(s, None, Reason.POD_VANISHED)
-    return _plan(s, pod_vanished, status, _end_event(status))
+    return _plan(s, pod_vanished, status, sentences.ended(status))
 
 
 def attempt_is_not_wanted_any_more(s: Situation) -> Plan | None:
@@ -213,7 +213,7 @@ def pod_is_going(s: Situation) -> Plan | None:
         asked = Reason.INTERRUPTED if pod.end.disruption else Reason.POD_DELETED
         reason = Reason.NODE_UNREACHABLE if pod.node_silent else asked
     status = with_attempt(s.status, reason=reason)
-    return _plan(s, pod_is_going, change(status, phase=Phase.DRAINING), _draining_event(status), requeue_after=5.0)
+    return _plan(s, pod_is_going, change(status, phase=Phase.DRAINING), sentences.draining(status), requeue_after=5.0)
 
 
 def trainer_is_not_wanted(s: Situation) -> Plan | None:
@@ -221,7 +221,7 @@ def trainer_is_not_wanted(s: Situation) -> Plan | None:
     if s.unwanted is None or s.current is None:
         return None
     status = change(with_attempt(s.status, reason=s.unwanted), phase=Phase.DRAINING)
-    return _plan(s, trainer_is_not_wanted, status, _draining_event(status), action=_delete(s, s.current))
+    return _plan(s, trainer_is_not_wanted, status, sentences.draining(status), action=_delete(s, s.current))
 
 
 def machine_goes_away(s: Situation) -> Plan | None:
@@ -236,7 +236,7 @@ def machine_goes_away(s: Situation) -> Plan | None:
         node=notice.node,
         deadline=notice.deadline,
         announced_at=notice.announced_at,
-        heard_at=notice.heard_at,
+        heard_at=_heard_at(s, notice),
     )
     status = change(with_attempt(s.status, reason=Reason.INTERRUPTION_NOTICE), phase=Phase.DRAINING, notice=record)
     settings = s.observed.settings
@@ -245,16 +245,16 @@ def machine_goes_away(s: Situation) -> Plan | None:
     left = notice.deadline - s.now - settings.notice_margin if ahead else float(settings.pod_grace)
     tell = CheckpointRequest(source=notice.source, deadline=notice.deadline if ahead else None) if pod.ip else None
     action = DeletePod(pod.name, pod.uid, max(1, min(settings.pod_grace, int(left))), ip=pod.ip, tell=tell)
-    return _plan(s, machine_goes_away, status, _draining_event(status), action=action, requeue_after=5.0)
+    return _plan(s, machine_goes_away, status, sentences.draining(status), action=action, requeue_after=5.0)
 
 
 def machine_should_be_left(s: Situation) -> Plan | None:
-    """A rebalance recommendation: commit now and stay. Once per attempt."""
+    """A rebalance recommendation, or somebody drains the node: commit now and stay. Once per attempt."""
     notice, pod = s.recommendation, s.current
     if notice is None or pod is None or s.status.notice is not None or pod.state is not PodState.RUNNING or not pod.ip:
         return None
     record = NoticeStatus(epoch=s.status.attempt, kind="Rebalance", source=clip(notice.source, 64), node=notice.node)
-    message = f"Node {notice.node} has a higher risk of interruption (told by {notice.source}): an extra commit is made, the pod stays."
+    message = f"Node {notice.node} may go away soon (told by {notice.source}): an extra commit is made now, the pod stays."
     event = EventSpec("Normal", Reason.REBALANCE_RECOMMENDED, message)
     action = AskCheckpoint(pod.name, pod.ip, CheckpointRequest(source="rebalance"))
     return _plan(s, machine_should_be_left, change(s.status, notice=record), event, action=action)
@@ -468,6 +468,13 @@ def _alive(s: Situation) -> FineTuneJobStatus:
     return s.status if s.current is None else change(s.status, phase=reports.phase_of(s.current, s.status.phase))
 
 
+def _heard_at(s: Situation, notice: Notice) -> float:
+    """A taint does not say since when it is there: it counts from the first look."""
+    told = s.status.notice
+    known = told is not None and (told.epoch, told.kind, told.source) == (s.status.attempt, notice.kind, notice.source)
+    return notice.heard_at or (told.heard_at if told is not None and known else s.now)
+
+
 def _delete(s: Situation, pod: ObservedPod) -> DeletePod:
     return DeletePod(pod.name, pod.uid, s.observed.settings.pod_grace)
 
@@ -476,33 +483,3 @@ def _sweep(s: Situation, *, everything: bool) -> DeletePod | None:
     """Delete one pod that nobody needs any more and nobody has deleted yet."""
     targets = s.observed.pods if everything else s.garbage
     return next((_delete(s, pod) for pod in targets if not pod.deleting), None)
-
-
-def _end_event(status: FineTuneJobStatus) -> EventSpec:
-    entry = current_attempt(status)
-    step = status.last_commit.step if status.last_commit is not None else 0
-    story = f"Attempt {entry.epoch} on node {entry.node or '?'} (pool {entry.pool or '?'}) ended at step {entry.step_to or 0}: {entry.reason.value}."
-    detail = f" {entry.message.rstrip('.')}." if entry.message else ""
-    after = {
-        Phase.SUCCEEDED: f" The adapter is at {status.output}." if status.output else " The job is done.",
-        Phase.FAILED: " The job has failed.",
-    }.get(status.phase, f" The newest commit heard of is of step {step}; the job goes on from there.")
-    good = status.phase is Phase.SUCCEEDED
-    return EventSpec("Normal" if good else "Warning", Reason.SUCCEEDED if good else entry.reason, clip(story + detail + after, 1000))
-
-
-def _draining_event(status: FineTuneJobStatus) -> EventSpec:
-    entry = current_attempt(status)
-    if entry.reason is Reason.NODE_UNREACHABLE:
-        silent = f"Node {status.node} is silent: attempt {entry.epoch} is replaced soon, and whatever it still writes is void."
-        return EventSpec("Warning", entry.reason, silent)
-    why = {
-        Reason.INTERRUPTION_NOTICE: f"Node {status.node} goes away (told by {status.notice.source})"
-        if status.notice
-        else "The node goes away",
-        Reason.SUSPENDED: "The job is suspended",
-        Reason.CANCELLED: "The job is cancelled",
-        Reason.MAX_DURATION: "Trainers of this job have run for spec.maxDuration",
-    }.get(entry.reason, "The pod was deleted or evicted")
-    kind = "Normal" if entry.reason in (Reason.SUSPENDED, Reason.CANCELLED) else "Warning"
-    return EventSpec(kind, entry.reason, f"{why}: attempt {entry.epoch} commits its state and ends.")  # type: ignore[arg-type]
