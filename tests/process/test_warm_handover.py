@@ -1,0 +1,64 @@
+"""Warm hand-over: the successor has loaded everything, waits at the claim, and takes over when its predecessor has gone or its time is up."""
+
+from __future__ import annotations
+
+import signal
+import time
+
+import pytest
+
+from spottune_contract.layout import left_key
+from tests.fixtures.trainerprocess import Bench
+from tests.process.test_handover import awakened, finished_as_twin, keys
+
+pytestmark = [pytest.mark.process, pytest.mark.storage]
+
+FAR = 120.0
+"""Seconds until a time that no test waits for."""
+
+
+def test_the_successor_takes_over_as_soon_as_its_predecessor_has_committed_and_left(bench: Bench) -> None:
+    job = bench.job(checkpoint={"interval": "1h"}, training={"maxSteps": 12})
+    old = job.start(1, handover="Warm")
+    old.at_step(1)
+    new = job.start(2, handover="Warm", predecessor=1, predecessor_until=time.time() + FAR)
+    new.event("waiting for the predecessor")
+    assert new.event("model loaded")
+    assert new.progress().claimed_at == 0.0
+    old.signal(signal.SIGTERM)
+    step = old.ended(10).step
+    assert left_key(1) in keys(bench, job)
+    assert new.event("waited for the predecessor")["left"] is True
+    word = new.ended(0)
+    assert word.resumed_from_step == step, "no finished step is done again"
+    finished_as_twin(word, bench)
+
+
+def test_a_predecessor_that_never_says_so_is_waited_for_until_its_time_is_up_and_is_fenced_then(bench: Bench) -> None:
+    job = bench.job(checkpoint={"everySteps": 1, "keepLast": 2})
+    old = job.start(1, handover="Warm", failpoint="T6:stop")
+    old.until(lambda: "failpoint T6 fired" in old.stderr(), "it stands still")
+    until = time.time() + 3
+    new = job.start(2, handover="Warm", predecessor=1, predecessor_until=until)
+    assert new.event("waited for the predecessor")["left"] is False
+    assert time.time() >= until
+    finished_as_twin(new.ended(0), bench)
+    assert awakened(bench, job, old, 1).code == 11
+
+
+def test_a_successor_that_is_asked_to_end_while_it_waits_ends_at_once_and_claims_nothing(bench: Bench) -> None:
+    job = bench.job()
+    new = job.start(2, handover="Warm", predecessor=1, predecessor_until=time.time() + FAR)
+    new.event("waiting for the predecessor")
+    new.signal(signal.SIGTERM)
+    assert new.ended(30).reason == "StoppedBeforeFirstCommit"
+    assert not [key for key in keys(bench, job) if key.startswith("log/")]
+
+
+def test_without_a_hand_over_no_mark_is_left(bench: Bench) -> None:
+    job = bench.job()
+    old = job.start(1)
+    old.at_step(1)
+    old.signal(signal.SIGTERM)
+    old.ended(10)
+    assert left_key(1) not in keys(bench, job)
