@@ -23,20 +23,25 @@ class JobNotFound(Refusal):
         super().__init__(Exit.USAGE, f"no FineTuneJob {name!r} in namespace {namespace!r}; `kubectl get ftj -A` lists all")
 
 
+def connect(kubeconfig: str | None) -> client.ApiClient:
+    """A client for the cluster of a kubeconfig; None means the usual places. Raises `Refusal` without one."""
+    try:
+        return config.new_client_from_config(config_file=kubeconfig)
+    except (ConfigException, YAMLError, OSError, ValueError, TypeError, AttributeError) as error:
+        # The client library reads the file as it comes: a list instead of a mapping, say, is an AttributeError there.
+        where = kubeconfig or "KUBECONFIG or ~/.kube/config"
+        detail = " ".join(str(error).split())
+        raise Refusal(
+            Exit.USAGE, f"no usable kubeconfig at {where} ({detail}): give --kubeconfig, or set KUBECONFIG to that of the cluster"
+        ) from None
+
+
 class Jobs:
     """The jobs of one namespace. `kubeconfig` None means the usual places (KUBECONFIG, ~/.kube/config). Raises `Refusal` without one."""
 
     def __init__(self, namespace: str, kubeconfig: str | None = None) -> None:
         self.namespace = namespace
-        try:
-            connection = config.new_client_from_config(config_file=kubeconfig)
-        except (ConfigException, YAMLError, OSError, ValueError, TypeError, AttributeError) as error:
-            # The client library reads the file as it comes: a list instead of a mapping, say, is an AttributeError there.
-            where = kubeconfig or "KUBECONFIG or ~/.kube/config"
-            detail = " ".join(str(error).split())
-            raise Refusal(
-                Exit.USAGE, f"no usable kubeconfig at {where} ({detail}): give --kubeconfig, or set KUBECONFIG to that of the cluster"
-            ) from None
+        connection = connect(kubeconfig)
         self._server = str(connection.configuration.host)
         self._api = client.CustomObjectsApi(connection)
 

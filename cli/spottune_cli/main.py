@@ -20,7 +20,11 @@ if TYPE_CHECKING:
     from spottune_cli.jobs import Jobs
     from spottune_cli.place import Access, Place
 
-app = typer.Typer(help="Follow fine-tuning jobs on spot nodes, and read their checkpoints.", no_args_is_help=True, add_completion=False)
+app = typer.Typer(
+    help="Follow fine-tuning jobs on spot nodes, read their checkpoints, and examine the cluster.",
+    no_args_is_help=True,
+    add_completion=False,
+)
 _console = Console(highlight=False)
 _errors = Console(stderr=True)
 
@@ -48,7 +52,7 @@ KeepLast = Annotated[
 
 
 class Output(StrEnum):
-    """What `spottune log` prints."""
+    """What `spottune log` and `spottune doctor` print."""
 
     TABLE = "table"
     JSON = "json"
@@ -166,6 +170,29 @@ def restore(
         _say(f"step {commit.step} (slot {commit.slot}, attempt {commit.epoch}{loss}) is in {into}:")
         for name, content in wanted.items():
             _say(f"  {size(len(content)):>8}  {name}")
+
+
+@app.command()
+def doctor(
+    namespace: Annotated[str | None, typer.Option("--namespace", "-n", help="Namespace of the jobs to look at; default: all.")] = None,
+    output: Annotated[Output, typer.Option("--output", "-o", help="For people or for programs.")] = Output.TABLE,
+    kubeconfig: Kubeconfig = None,
+) -> None:
+    """Look for what would cost a job its notice: installation, agents, NodePools, budgets, tolerations, queue, policies. Only reads.
+
+    Exits 1 if there is a problem; warnings alone are 0.
+    """
+    with speaking():
+        from spottune_cli import doctor as examination
+
+        findings = examination.look(kubeconfig, namespace)
+        told = examination.document(findings)
+        if output is Output.JSON:
+            typer.echo(json.dumps(told, indent=2))
+        else:
+            examination.show(findings, _console)
+        if problems := told["problems"]:
+            raise Refusal(Exit.VIOLATION, f"{problems} problem{'' if problems == 1 else 's'}")
 
 
 def follow(jobs: Jobs, name: str) -> dict[str, Any] | None:
