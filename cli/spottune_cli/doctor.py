@@ -10,11 +10,9 @@ from typing import Any
 from kubernetes import client
 from kubernetes.client.exceptions import ApiException
 from rich.console import Console
-from urllib3.exceptions import HTTPError
 
 from spottune_cli.checks import RESOURCES, SELECTORS, Cluster, Finding, Level, Listing, Unread, examine
-from spottune_cli.errors import Exit, Refusal
-from spottune_cli.jobs import connect
+from spottune_cli.jobs import Connection
 from spottune_contract.labels import API_VERSION, GROUP, PLURAL
 
 _GROUPS = {
@@ -38,11 +36,10 @@ class Reader:
     """Lists objects of one cluster. `namespace` None: all of them."""
 
     def __init__(self, kubeconfig: str | None) -> None:
-        connection = connect(kubeconfig)
-        self.server = str(connection.configuration.host)
-        self._custom = client.CustomObjectsApi(connection)
-        self._core = client.CoreV1Api(connection)
-        self._extensions = client.ApiextensionsV1Api(connection)
+        self._connection = Connection(kubeconfig)
+        self._custom = client.CustomObjectsApi(self._connection.api)
+        self._core = client.CoreV1Api(self._connection.api)
+        self._extensions = client.ApiextensionsV1Api(self._connection.api)
 
     def read(self, namespace: str | None, now: Callable[[], float] = time.time) -> Cluster:
         """Everything that the checks look at. Raises `Refusal` if the cluster does not answer or knows nobody."""
@@ -90,18 +87,13 @@ class Reader:
         return list(self._custom.list_cluster_custom_object(*_GROUPS[kind], plural, **options)["items"])
 
     def _asked(self, ask: Callable[[], list[Any]]) -> Listing:
-        try:
-            return ask()
-        except ApiException as error:
-            if error.status in (403, 404):
-                return Unread(error.status)
-            remedy = "log in again" if error.status == 401 else "try again"
-            raise Refusal(Exit.UNREACHABLE, f"the cluster at {self.server} answers {error.status} ({error.reason}): {remedy}") from None
-        except HTTPError as error:
-            raise Refusal(
-                Exit.UNREACHABLE,
-                f"the cluster at {self.server} does not answer ({type(error).__name__}): check the network and the kubeconfig's context",
-            ) from None
+        with self._connection.asking("list what the checks look at"):
+            try:
+                return ask()
+            except ApiException as error:
+                if error.status in (403, 404):
+                    return Unread(error.status)
+                raise
 
 
 def _items(response: Any) -> list[Any]:
