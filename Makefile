@@ -37,10 +37,11 @@ test-long: setup ## tens of thousands of simulated schedules, damaged logs, hund
 test-crash: setup ## the operator killed 216 times on a real API server; etcd put back to an older state
 	@$(PY) -m pytest -q -s -m long --timeout=7200 tests/cluster/test_crash_sweep.py tests/cluster/test_etcd_restore.py
 
-lint: setup-python ## formatting, types, layers, generated files
+lint: setup-python ## formatting, types, layers, generated files, CloudFormation
 	@.venv/bin/ruff format --check . && .venv/bin/ruff check .
 	@.venv/bin/mypy
 	@.venv/bin/lint-imports --no-cache > /dev/null || .venv/bin/lint-imports --no-cache
+	@.venv/bin/cfn-lint examples/aws/*.yaml
 	@$(PY) -m spottune_operator.api.crd --check
 	@$(PY) -m tests.contract.phases --check
 

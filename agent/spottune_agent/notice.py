@@ -13,6 +13,8 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from enum import StrEnum
 
+from spottune_contract.notice import ASSUMED_SECONDS
+
 SPOT_ACTION = "spot/instance-action"
 REBALANCE = "events/recommendations/rebalance"
 MAINTENANCE = "events/maintenance/scheduled"
@@ -20,8 +22,6 @@ LIFECYCLE = "autoscaling/target-lifecycle-state"
 PATHS = (SPOT_ACTION, REBALANCE, MAINTENANCE, LIFECYCLE)
 """Documents under `/latest/meta-data/` that are read, the most urgent first."""
 
-ASSUMED_SECONDS = 20.0
-"""Time left where the source says that the end has begun but not when it is there: the same as after a bare SIGTERM."""
 MAINTENANCE_LEAD_SECONDS = 120.0
 """A maintenance is announced days ahead; the pods go this long before it, as with a spot notice."""
 _BODY_LIMIT = 64 * 1024

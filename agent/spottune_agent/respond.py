@@ -6,11 +6,11 @@ time that is left, so that the way through SIGTERM is open even if nobody listen
 
 from __future__ import annotations
 
-import math
 from collections.abc import Collection, Iterable
 from dataclasses import dataclass
 
-from spottune_agent.notice import ASSUMED_SECONDS, Interruption
+from spottune_agent.notice import Interruption
+from spottune_contract.notice import grace_seconds
 from spottune_contract.progress import CheckpointRequest
 
 FORGET_SECONDS = 300.0
@@ -78,16 +78,9 @@ def decide(interruptions: Iterable[Interruption], pods: Iterable[TrainerPod], do
             ]
         # A pod that is ending already has its SIGTERM; a second deletion could only shorten the time that it was given.
         if fatal is not None and not pod.ending and pod.uid not in done.ended:
-            actions.append(End(pod, fatal, grace_seconds(fatal, now=now, margin=margin)))
+            assert fatal.deadline is not None
+            actions.append(End(pod, fatal, grace_seconds(fatal.deadline, now=now, margin=margin)))
     return actions
-
-
-def grace_seconds(interruption: Interruption, *, now: float, margin: float) -> int:
-    """Whole seconds from `now` to the deadline, less the margin; at least 1. A deadline that has passed is none: the machine still runs."""
-    assert interruption.deadline is not None
-    if interruption.deadline <= now:
-        return math.floor(ASSUMED_SECONDS)
-    return max(1, math.floor(interruption.deadline - now - margin))
 
 
 def still_known(known: Iterable[Interruption], seen: Iterable[Interruption], now: float) -> list[Interruption]:

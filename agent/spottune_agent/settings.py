@@ -9,6 +9,7 @@ from urllib.parse import urlsplit
 
 from spottune_contract.env import NODE_VARIABLE, PREFIX
 from spottune_contract.labels import TRAINER_PORT
+from spottune_contract.notice import MARGIN_SECONDS
 
 _ACCOUNT = "/var/run/secrets/kubernetes.io/serviceaccount"
 
@@ -32,7 +33,7 @@ class Settings:
     """Mean time between two looks at the metadata. AWS says every 5 s; two minutes are short enough to ask more often."""
     list_seconds: float = 5.0
     """Time between two lists of the node's trainer pods while nothing is announced; what an outage of the API server finds remembered."""
-    margin_seconds: float = 5.0
+    margin_seconds: float = MARGIN_SECONDS
     """Left for the kubelet to report the pod's end before the machine is gone."""
     trainer_port: int = TRAINER_PORT
     health_port: int = 8472

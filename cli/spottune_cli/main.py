@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import json
+import signal
+import sys
+from datetime import datetime
 from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -12,6 +15,7 @@ from rich.console import Console
 from rich.live import Live
 
 from spottune_cli import view
+from spottune_cli.drill.card import Kind
 from spottune_cli.errors import Exit, Refusal, speaking
 from spottune_contract.version import CONTRACT_VERSION
 
@@ -20,7 +24,11 @@ if TYPE_CHECKING:
     from spottune_cli.jobs import Jobs
     from spottune_cli.place import Access, Place
 
-app = typer.Typer(help="Follow fine-tuning jobs on spot nodes, and read their checkpoints.", no_args_is_help=True, add_completion=False)
+app = typer.Typer(
+    help="Follow fine-tuning jobs on spot nodes, read their checkpoints, examine the cluster, and drill.",
+    no_args_is_help=True,
+    add_completion=False,
+)
 _console = Console(highlight=False)
 _errors = Console(stderr=True)
 
@@ -48,7 +56,7 @@ KeepLast = Annotated[
 
 
 class Output(StrEnum):
-    """What `spottune log` prints."""
+    """What `spottune log` and `spottune doctor` print."""
 
     TABLE = "table"
     JSON = "json"
@@ -168,6 +176,74 @@ def restore(
             _say(f"  {size(len(content)):>8}  {name}")
 
 
+@app.command()
+def doctor(
+    namespace: Annotated[str | None, typer.Option("--namespace", "-n", help="Namespace of the jobs to look at; default: all.")] = None,
+    output: Annotated[Output, typer.Option("--output", "-o", help="For people or for programs.")] = Output.TABLE,
+    kubeconfig: Kubeconfig = None,
+) -> None:
+    """Look for what would cost a job its notice: installation, agents, NodePools, budgets, tolerations, queue, policies. Only reads.
+
+    Exits 1 if there is a problem; warnings alone are 0.
+    """
+    with speaking():
+        from spottune_cli import doctor as examination
+
+        findings = examination.look(kubeconfig, namespace)
+        told = examination.document(findings)
+        if output is Output.JSON:
+            typer.echo(json.dumps(told, indent=2))
+        else:
+            examination.show(findings, _console)
+        if problems := told["problems"]:
+            raise Refusal(Exit.VIOLATION, f"{problems} problem{'' if problems == 1 else 's'}")
+
+
+@app.command()
+def drill(
+    job: str,
+    kind: Annotated[Kind, typer.Option(help="What happens to the job.")],
+    namespace: Namespace = "default",
+    notice_seconds: Annotated[float, typer.Option(min=0, max=120, help="notice: so long before the machine would go away.")] = 120,
+    seconds: Annotated[float, typer.Option(min=1, max=3600, help="cut and pause: how long.")] = 90,
+    price_per_hour: Annotated[
+        float | None, typer.Option(min=0, help="Dollars of the machine; default: its spot price, if your AWS credentials tell it.")
+    ] = None,
+    fis_role_arn: Annotated[
+        str, typer.Option(help="notice and rebalance: have AWS itself interrupt the job's instance, by FIS with this role.")
+    ] = "",
+    timeout: Annotated[float, typer.Option(min=1, help="Seconds until useful work must be done again.")] = 900,
+    yes: Annotated[bool, typer.Option("--yes", "-y", help="Do not ask: it disturbs a running job.")] = False,
+    output: Annotated[Output, typer.Option("--output", "-o", help="For people or for programs.")] = Output.TABLE,
+    kubeconfig: Kubeconfig = None,
+) -> None:
+    """Interrupt the running JOB on purpose and print what that cost: steps, seconds, dollars, and whether it goes on exactly.
+
+    Exit codes: 0 useful work is done again (and with notice no step was lost), 1 the promise was not kept, 2 cannot be asked like that,
+    3 the cluster or AWS does not answer or refuses.
+    """
+    with speaking():
+        from spottune_cli.drill.card import document, lines
+        from spottune_cli.drill.run import Drill, Order
+        from spottune_cli.jobs import Connection
+
+        for number in (signal.SIGTERM, signal.SIGHUP):  # what was changed is put back, as after Ctrl-C
+            signal.signal(number, signal.default_int_handler)
+        order = Order(kind, notice_seconds, seconds, timeout, price_per_hour, fis_role_arn)
+        running = Drill(job, namespace, Connection(kubeconfig), order, _tell)
+        before = running.look()
+        if not yes and not _confirmed(f"Drill {kind} on the running job {namespace}/{job} (node {before.node})?"):
+            raise Refusal(Exit.USAGE, "nothing was done: it would disturb a running job; say --yes")
+        card = running.run()
+        if output is Output.JSON:
+            typer.echo(json.dumps(document(card), indent=2))
+        else:
+            for line in lines(card):
+                _say(line)
+        if card.broken:
+            raise Refusal(Exit.VIOLATION, card.broken)
+
+
 def follow(jobs: Jobs, name: str) -> dict[str, Any] | None:
     """Show the job until it ends, as a live view on a terminal and as changed lines elsewhere. Returns its last state."""
     last: dict[str, Any] | None = None
@@ -200,6 +276,15 @@ def _bucket(place: Place, endpoint: str | None, region: str | None, credentials_
 
     access: Access = Access(endpoint, region, str(credentials_dir) if credentials_dir else "")
     return Bucket(open_place(place, access), _errors)
+
+
+def _confirmed(question: str) -> bool:
+    return sys.stdin.isatty() and typer.confirm(question, err=True)
+
+
+def _tell(line: str) -> None:
+    """Progress, beside the answer."""
+    _errors.print(f"{datetime.now():%H:%M:%S}  {line}", markup=False, highlight=False, soft_wrap=True)
 
 
 def _say(line: str) -> None:

@@ -40,8 +40,8 @@ def observe(
     """All that a decision about `job` may depend on.
 
     `pods`: those with the job's label in its namespace; pods of another owner UID are left out. `nodes` by name; one that is
-    not in it is not known, which decides nothing; what its taints announce is added to `notices`. `progress` by pod UID. `pools`: see `pools.shared`. `silent` and `off`: as in `View`.
-    `now`: wall clock seconds.
+    not in it is not known, which decides nothing; what its taints announce is added to `notices`. `progress` by pod UID.
+    `pools`: see `pools.shared`. `silent` and `off`: as in `View`. `now`: wall clock seconds.
     """
     settings = settings or Settings()
     metadata = job["metadata"]

@@ -85,6 +85,7 @@ class Resync:
     async def once(self) -> bool:
         """One round. False if a list failed."""
         self._health.trying(self._clocks.monotonic())
+        began = self._clocks.wall()
         listing = Listing(self._view, self._changed)
         try:
             # Pods after jobs: a pod that this list lacks did not exist when the job was read.
@@ -98,6 +99,7 @@ class Resync:
             _log.warning("live list failed", error=f"{type(error).__name__}: {error}")
             return False
         listing.close()
+        self._view.listed_at = began
         self._share_pools()
         self._health.listed(listing.versions, self._clocks.monotonic())
         self._metrics.jobs.clear()

@@ -70,6 +70,8 @@ class View:
     """Memory shared by the loops of one operator."""
 
     nodes: dict[str, Json] = field(default_factory=dict)
+    listed_at: float = float("-inf")
+    """When the last complete live list began (wall clock seconds): what was there then is known, or gone."""
     jobs: dict[JobKey, KnownJob] = field(default_factory=dict)
     pods: dict[tuple[str, str], PodPlace] = field(default_factory=dict)
     """By namespace and pod name."""

@@ -24,8 +24,8 @@ from spottune_operator.cluster import (
     load_configuration,
 )
 from tests.fixtures.admission import await_refusal
+from tests.fixtures.hollow_nodes import HollowNodes
 from tests.fixtures.operator_process import (
-    HollowNodes,
     HollowTrainer,
     Jobs,
     OperatorProcess,

@@ -29,6 +29,7 @@ from spottune_operator.main import Complaints
 from spottune_operator.manifests import TrainerDefaults
 from spottune_operator.metrics import Metrics
 from spottune_operator.notices.desk import NoticeDesk
+from spottune_operator.notices.sqs import TooEarly
 from spottune_operator.observe import classify
 from spottune_operator.planner.types import Settings
 from spottune_operator.polling import Poll
@@ -59,7 +60,7 @@ class Fault:
     point: str
     action: str
     """`crash before`, `crash after`, `error` or `hang`."""
-    nth: int = 1
+    nth: int
 
 
 class LiveWorld(World):
@@ -70,8 +71,7 @@ class LiveWorld(World):
         return BASE + asyncio.get_running_loop().time()
 
     @now.setter
-    def now(self, value: float) -> None:
-        """Time is the loop's."""
+    def now(self, value: float) -> None: ...
 
     def add_node(self, name: str, zone: str = "z1") -> None:
         super().add_node(name, zone)
@@ -121,7 +121,7 @@ class SimOperator:
             queue.run(),
             resync.run(),
             Poll(self.view, trainers, queue, metrics, clocks).run(),  # type: ignore[arg-type]
-            self._read_notices(desk),
+            self._read_notices(desk, resync.complete),
             self._watch(queue, health),
         ]
         token = acting.set(self)
@@ -153,13 +153,14 @@ class SimOperator:
         if self.dead:
             raise Killed
 
-    async def _read_notices(self, desk: NoticeDesk) -> None:
+    async def _read_notices(self, desk: NoticeDesk, listed: asyncio.Event) -> None:
         """`NoticeQueue` in small: a message is deleted once it was handled, and comes again if it was not."""
+        await listed.wait()
         while True:
             await asyncio.sleep(1)
             await self.passable()
             for body in list(self.site.messages):
-                with contextlib.suppress(TimeoutError, ClusterError, FailpointError):
+                with contextlib.suppress(TimeoutError, TooEarly, ClusterError, FailpointError):
                     async with asyncio.timeout(15):
                         await desk.handle(body)
                     self.site.hit("O8")

@@ -16,13 +16,15 @@ from spottune_operator.cluster import Cluster
 from spottune_operator.executor import CONFLICT_PAUSE
 from spottune_operator.metrics import Metrics
 from spottune_operator.notices.board import instance_of
-from spottune_operator.notices.eventbridge import Irrelevant, Malformed, parse
-from spottune_operator.notices.sqs import Rejected
+from spottune_operator.notices.eventbridge import CloudEvent, Irrelevant, Malformed, parse
+from spottune_operator.notices.sqs import Rejected, TooEarly
 from spottune_operator.view import JobKey, View
 from spottune_operator.workqueue import WorkQueue
 
 STALE_SECONDS = 300.0
 """An event older than this is history: the queue keeps messages for 300 s."""
+SKEW_SECONDS = 5.0
+"""AWS's clock and ours agree at least this well."""
 
 _log = logs.get(__name__)
 
@@ -52,7 +54,11 @@ class NoticeDesk:
         self._wall = wall
 
     async def handle(self, body: str) -> None:
-        """Done when every job concerned has come to rest. Raises `Rejected` for what is no event, or what the looks threw."""
+        """Done when every job concerned has come to rest.
+
+        Raises `Rejected` for what is no event, `TooEarly` while a machine may be a node that no list has shown yet, or what the
+        looks threw.
+        """
         try:
             event = parse(body, account=self._account, region=self._region)
         except Malformed as error:
@@ -68,9 +74,16 @@ class NoticeDesk:
         # Only instances that are nodes now: a forged or foreign notice leaves no trace but this count.
         nodes = {instance_of(node): name for name, node in self._view.nodes.items()}
         known = {instance: nodes[instance] for instance in event.instances if instance in nodes}
-        if not known:
+        # Who has just started, was stopped, or whose watch lags, does not know a node of which this may be the only notice.
+        too_early = len(known) < len(event.instances) and self._view.listed_at < event.at + SKEW_SECONDS
+        if known:
+            await self._act(event, known, now)
+        elif not too_early:
             self._count("NoSuchNode")
-            return
+        if too_early:
+            raise TooEarly(f"no list of nodes is younger than the event; not known: {sorted(set(event.instances) - set(known))}")
+
+    async def _act(self, event: CloudEvent, known: dict[str, str], now: float) -> None:
         self._count(event.kind.value)
         news = self._view.notices.post(event, self._source, now)
         jobs = set().union(*(self._view.jobs_on(node) for node in known.values()))

@@ -46,6 +46,10 @@ class Rejected(Exception):
     """The handler could not read the message: leave it for the dead-letter queue."""
 
 
+class TooEarly(Exception):
+    """Whom the message is about can only be said later: leave it for its next delivery."""
+
+
 def connect(settings: QueueSettings) -> SQSClient:
     """A client whose calls end soon after the long poll, whatever the network does."""
     config = Config(
@@ -60,7 +64,7 @@ def connect(settings: QueueSettings) -> SQSClient:
 class NoticeQueue:
     """Receives on a daemon thread and hands each body to `handle` on the event loop.
 
-    `handle` raises `Rejected` for a message to be left; any other exception leaves it for another delivery, too.
+    `handle` raises `Rejected` or `TooEarly` for a message to be left; any other exception leaves it for another delivery, too.
     `up(bool)` is called on the event loop whenever the queue begins or ceases to answer. `wanted()` is asked, on that thread,
     before anything is received, handled or deleted: while it says no, messages are left for whoever else reads the queue.
     """
@@ -129,6 +133,8 @@ class NoticeQueue:
                 hit("O8")
             except Rejected as error:
                 _log.warning("message left for the dead-letter queue", queue=self._url, error=str(error))
+            except TooEarly as error:
+                _log.debug("message left for its next delivery", queue=self._url, why=str(error))
             except FutureTimeout:
                 future.cancel()
                 _log.warning("message not handled in time; it will come again", queue=self._url)

@@ -11,14 +11,13 @@ from typing import Any, Literal
 
 from spottune_operator.planner.types import Notice
 
-NTH = "aws-node-termination-handler"
-KARPENTER_DISRUPTED = "karpenter.sh/disrupted"
+_NTH = "aws-node-termination-handler"
 _KINDS: Mapping[str, tuple[Literal["Interruption", "Rebalance"], str]] = {
-    f"{NTH}/spot-itn": ("Interruption", "nth"),
-    f"{NTH}/asg-lifecycle-termination": ("Interruption", "nth"),
-    f"{NTH}/rebalance-recommendation": ("Rebalance", "nth"),
-    f"{NTH}/scheduled-maintenance": ("Rebalance", "nth"),
-    KARPENTER_DISRUPTED: ("Rebalance", "karpenter"),
+    f"{_NTH}/spot-itn": ("Interruption", "nth"),
+    f"{_NTH}/asg-lifecycle-termination": ("Interruption", "nth"),
+    f"{_NTH}/rebalance-recommendation": ("Rebalance", "nth"),
+    f"{_NTH}/scheduled-maintenance": ("Rebalance", "nth"),
+    "karpenter.sh/disrupted": ("Rebalance", "karpenter"),
     "ToBeDeletedByClusterAutoscaler": ("Rebalance", "cluster-autoscaler"),
 }
 _SHUTS_OUT = ("NoSchedule", "NoExecute")

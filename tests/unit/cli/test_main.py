@@ -32,7 +32,7 @@ def kubeconfig(folder: Path, server: str) -> str:
     return str(path)
 
 
-@pytest.mark.parametrize("command", [["watch", "job"], ["log", "job"], ["verify", "job"], ["restore", "job", "-o", "out"]])
+@pytest.mark.parametrize("command", [["watch", "job"], ["log", "job"], ["verify", "job"], ["restore", "job", "-o", "out"], ["doctor"]])
 def test_without_a_kubeconfig_every_command_says_so_and_what_to_do(command: list[str], tmp_path: Path) -> None:
     result = spottune(*command, HOME=str(tmp_path))
     assert result.exit_code == 2, result.output

@@ -161,6 +161,12 @@ def test_notices_about_other_nodes_are_not_seen() -> None:
     assert observe(job(), [pod(RUNNING)], {}, now=NOW, notices=notices).notices == (notices[0],)
 
 
+def test_only_taints_of_nodes_with_a_pod_of_the_job_are_seen() -> None:
+    tainted = node() | {"spec": {"taints": [{"key": "karpenter.sh/disrupted", "effect": "NoSchedule"}]}}
+    seen = observe(job(), [pod(RUNNING)], {"n1": tainted, "n2": tainted}, now=NOW)
+    assert [(notice.node, notice.source) for notice in seen.notices] == [("n1", "karpenter")]
+
+
 def test_a_job_under_deletion_is_seen_as_such() -> None:
     assert observe(job(deletionTimestamp=instant(NOW)), [], {}, now=NOW).deleting
 

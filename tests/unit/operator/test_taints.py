@@ -7,12 +7,9 @@ from typing import Any
 import pytest
 
 from spottune_operator.notices.taints import announced
-from spottune_operator.observe import observe
 from spottune_operator.planner.plan import plan
 from spottune_operator.planner.types import AskCheckpoint, DeletePod, Notice
 from tests.fixtures.observations import NOW, observed, pod, progress
-from tests.unit.operator.test_observe import RUNNING, job, node
-from tests.unit.operator.test_observe import pod as pod_manifest
 
 KNOWN = {
     "aws-node-termination-handler/spot-itn": ("Interruption", "nth"),
@@ -25,7 +22,7 @@ KNOWN = {
 
 
 def tainted(key: str, effect: str = "NoSchedule") -> dict[str, Any]:
-    return node() | {"spec": {"taints": [{"key": "nvidia.com/gpu", "effect": "NoSchedule"}, {"key": key, "effect": effect, "value": "x"}]}}
+    return {"spec": {"taints": [{"key": "nvidia.com/gpu", "effect": "NoSchedule"}, {"key": key, "effect": effect, "value": "x"}]}}
 
 
 @pytest.mark.parametrize("key", KNOWN)
@@ -46,12 +43,6 @@ def test_a_node_without_taints_announces_nothing() -> None:
 def test_a_taint_that_lets_pods_in_ends_none() -> None:
     (notice,) = announced("n1", tainted("aws-node-termination-handler/spot-itn", "PreferNoSchedule"))
     assert notice.kind == "Rebalance"
-
-
-def test_only_taints_of_nodes_with_a_pod_of_the_job_are_seen() -> None:
-    key = "karpenter.sh/disrupted"
-    seen = observe(job(), [pod_manifest(RUNNING)], {"n1": tainted(key), "n2": tainted(key)}, now=NOW)
-    assert [(notice.node, notice.source) for notice in seen.notices] == [("n1", "karpenter")]
 
 
 def test_a_drained_node_has_the_trainer_commit_and_stay() -> None:

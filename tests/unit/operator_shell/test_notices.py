@@ -12,9 +12,9 @@ from spottune_operator.cluster import Unavailable
 from spottune_operator.executor import AT_ONCE, CONFLICT_PAUSE
 from spottune_operator.metrics import Metrics
 from spottune_operator.notices.board import KEPT_SECONDS, NoticeBoard, instance_of
-from spottune_operator.notices.desk import STALE_SECONDS, NoticeDesk
+from spottune_operator.notices.desk import SKEW_SECONDS, STALE_SECONDS, NoticeDesk
 from spottune_operator.notices.eventbridge import CloudEvent, Kind
-from spottune_operator.notices.sqs import Rejected
+from spottune_operator.notices.sqs import Rejected, TooEarly
 from spottune_operator.planner.types import Notice
 from spottune_operator.view import JobKey, View
 from spottune_operator.workqueue import WorkQueue
@@ -22,6 +22,7 @@ from tests.fixtures.memory_cluster import MemoryCluster
 
 NOW = 1772366400.0
 INSTANCE = "i-0b662ef9931388ba0"
+OTHER = "i-0123456789abcdef0"
 
 
 def node(name: str, instance: str) -> dict[str, Any]:
@@ -40,12 +41,20 @@ def spot(instance: str = INSTANCE, **fields: Any) -> str:
     return json.dumps({**base, "region": "us-east-1", "detail": detail, **fields})
 
 
+def scheduled(*instances: str) -> str:
+    entities = [{"entityValue": instance} for instance in instances]
+    detail = {"service": "EC2", "eventTypeCategory": "scheduledChange", "eventTypeCode": "x", "startTime": "Sun, 1 Mar 2026 13:00:00 GMT"}
+    base = {"source": "aws.health", "detail-type": "AWS Health Event", "time": "2026-03-01T12:00:00Z", "region": "us-east-1"}
+    return json.dumps({**base, "detail": {**detail, "affectedEntities": entities}})
+
+
 class Setup:
     """A desk with one of our nodes, one job on it, one job elsewhere, and a queue that records its looks."""
 
     def __init__(self) -> None:
         self.cluster, self.view, self.metrics, self.looked = MemoryCluster(), View(), Metrics(), list[JobKey]()
         self.now = NOW + 5
+        self.view.listed_at = NOW + SKEW_SECONDS
         self.view.put_node(node("n1", INSTANCE))
         self.view.put_pod(pod("here", "n1"))
         self.view.put_pod(pod("there", "n2"))
@@ -116,6 +125,24 @@ async def test_f8_f68_a_notice_for_a_machine_that_is_none_of_our_nodes_leaves_on
     assert (setup.looked, len(setup.view.notices), setup.count("NoSuchNode")) == ([], 0, 1)
     await setup.handle(spot(region="eu-west-1"))
     assert (setup.looked, len(setup.view.notices), setup.count("ForeignRegion")) == ([], 0, 1)
+
+
+async def test_a_machine_that_no_list_younger_than_its_notice_has_shown_may_be_a_node_so_the_message_is_left(setup: Setup) -> None:
+    """Who has just started, or was stopped while a node came up, does not know it; this may be its only notice."""
+    setup.view.listed_at = NOW + SKEW_SECONDS - 0.1
+    with pytest.raises(TooEarly, match=OTHER):
+        await setup.handle(spot(OTHER))
+    assert (setup.looked, setup.count("NoSuchNode")) == ([], 0)
+    setup.view.put_node(node("n2", OTHER))
+    await setup.handle(spot(OTHER))
+    assert set(setup.looked) == {JobKey("demo", "there")}
+
+
+async def test_of_several_machines_those_that_are_known_are_seen_to_before_the_message_is_left_for_the_others(setup: Setup) -> None:
+    setup.view.listed_at = float("-inf")
+    with pytest.raises(TooEarly, match=OTHER):
+        await setup.handle(scheduled(INSTANCE, OTHER))
+    assert set(setup.looked) == {JobKey("demo", "here")}
 
 
 async def test_f67_history_is_not_acted_upon(setup: Setup) -> None:

@@ -13,7 +13,7 @@ from moto.server import ThreadedMotoServer
 from mypy_boto3_sqs import SQSClient
 
 from spottune_contract import failpoint
-from spottune_operator.notices.sqs import NoticeQueue, QueueSettings, Rejected, connect
+from spottune_operator.notices.sqs import NoticeQueue, QueueSettings, Rejected, TooEarly, connect
 
 
 @pytest.fixture(scope="module")
@@ -69,6 +69,8 @@ class Reader:
         self.news.set()
         if body.startswith("poison"):
             raise Rejected("not an event")
+        if body == "too early once" and self.handled.count(body) == 1:
+            raise TooEarly("not known yet")
         self.wanted = self.wanted and body != "ends being wanted"
         if body.startswith("slow"):
             await asyncio.sleep(60)
@@ -106,9 +108,10 @@ async def test_a_handled_message_is_deleted(endpoint: str, sqs: SQSClient, queue
     reader.queue.stop()
 
 
-async def test_a_message_whose_handling_failed_comes_again(endpoint: str, sqs: SQSClient, queue_url: str) -> None:
+@pytest.mark.parametrize("body", ["fails once", "too early once"])
+async def test_a_message_whose_handling_failed_comes_again(endpoint: str, sqs: SQSClient, queue_url: str, body: str) -> None:
     reader = Reader(endpoint, queue_url)
-    sqs.send_message(QueueUrl=queue_url, MessageBody="fails once")
+    sqs.send_message(QueueUrl=queue_url, MessageBody=body)
     await reader.until("len(r.handled) == 2")
     assert await _emptied(sqs, queue_url)
     reader.queue.stop()

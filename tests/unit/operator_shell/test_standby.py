@@ -61,6 +61,23 @@ def test_who_begins_to_lead_considers_what_it_knows_before_the_next_list() -> No
     run_virtually(scenario())
 
 
+async def test_it_is_known_when_the_last_complete_list_began() -> None:
+    """What the nodes were before that moment is known; about what came up later nothing can be said."""
+    now = iter(range(1000))
+    cluster, view, metrics, health, trainers = MemoryCluster(), View(), Metrics(), Health(started=0.0), Trainers()
+    clocks = Clocks(wall=lambda: float(next(now)), monotonic=lambda: 0.0)
+    defaults = TrainerDefaults(cluster="test", image="trainer:1")
+    executor = Executor(cluster, trainers, view, defaults=defaults, settings=Settings(), metrics=metrics, clocks=clocks)
+    resync = Resync(cluster, view, executor, WorkQueue[JobKey](executor.look), health, metrics, clocks, lambda: False)
+    cluster.refuse["list"] = [Unavailable("no answer")]
+    assert not await resync.once()
+    assert view.listed_at == float("-inf")
+    began = next(now) + 1
+    assert await resync.once()
+    assert view.listed_at == began
+    await trainers.close()
+
+
 def test_a_new_term_does_not_act_on_what_was_told_in_an_earlier_one() -> None:
     view = View()
     view.progress["pod"] = progress()
