@@ -164,9 +164,9 @@ class Objects:
 
         def put() -> None:
             client = self._connection.client()
-            request: dict[str, Any] = {"Bucket": where.bucket, "Key": where.prefix, "Body": as_file(body), "ContentLength": len(body)}
+            condition: dict[str, Any] = {"IfNoneMatch": "*"} if once else {}
             try:
-                client.put_object(**request, **({"IfNoneMatch": "*"} if once else {}))
+                client.put_object(Bucket=where.bucket, Key=where.prefix, Body=as_file(body), ContentLength=len(body), **condition)
             except ClientError as error:
                 # An earlier answer may have been lost: what is there decides.
                 if not once or error.response["Error"]["Code"] != "PreconditionFailed":
