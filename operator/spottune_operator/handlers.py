@@ -26,12 +26,19 @@ _IDLE_SECONDS = 0.2
 
 
 class Patience:
-    """Pauses between kopf's tries to reach the API server: short, and without end. kopf gives up for good after a finite list."""
+    """Pauses between kopf's tries to reach the API server: short, and without end. kopf gives up for good after a finite list.
+
+    `again` is called whenever a try has failed, just before the next one.
+    """
+
+    def __init__(self, again: Callable[[], None]) -> None:
+        self._again = again
 
     def __iter__(self) -> Iterator[float]:
         pause = 0.5
         while True:
             yield pause
+            self._again()
             pause = min(_LONGEST_PAUSE, pause * 1.5)
 
 
@@ -67,14 +74,14 @@ class NoProgress(kopf.ProgressStorage):
         return essence
 
 
-def configure(settings: kopf.OperatorSettings) -> None:
-    """Switch off whatever of kopf writes to the cluster or watches more than we need."""
+def configure(settings: kopf.OperatorSettings, again: Callable[[], None]) -> None:
+    """Switch off whatever of kopf writes to the cluster or watches more than we need. `again`: see `Patience`."""
     settings.posting.enabled = False
     settings.persistence.diffbase_storage = NoDifferences()
     settings.persistence.progress_storage = NoProgress()
     settings.peering.standalone = True
     settings.scanning.disabled = True
-    settings.networking.error_backoffs = Patience()
+    settings.networking.error_backoffs = Patience(again)
     settings.networking.connect_timeout = 5
     settings.networking.request_timeout = 30
     settings.watching.connect_timeout = 5
@@ -102,13 +109,13 @@ async def connection(configuration: Configuration) -> kopf.ConnectionInfo:
     )
 
 
-def connected(configuration: Configuration) -> kopf.OperatorRegistry:
-    """A registry of handlers with our settings and access, and with nothing to hear of yet."""
+def connected(configuration: Configuration, again: Callable[[], None] = lambda: None) -> kopf.OperatorRegistry:
+    """A registry of handlers with our settings and access, and with nothing to hear of yet. `again`: see `Patience`."""
     handlers = kopf.OperatorRegistry()
 
     @kopf.on.startup(registry=handlers)
     async def startup(settings: kopf.OperatorSettings, **_: Any) -> None:
-        configure(settings)
+        configure(settings, again)
 
     @kopf.on.login(registry=handlers)
     async def login(**_: Any) -> kopf.ConnectionInfo:
@@ -118,10 +125,16 @@ def connected(configuration: Configuration) -> kopf.OperatorRegistry:
 
 
 def registry(
-    configuration: Configuration, view: View, queue: WorkQueue[JobKey], health: Health, ending: Callable[[], None]
+    configuration: Configuration,
+    view: View,
+    queue: WorkQueue[JobKey],
+    health: Health,
+    *,
+    cut: Callable[[], None],
+    ending: Callable[[], None],
 ) -> kopf.OperatorRegistry:
-    """All handlers, bound to one operator's memory. `ending` is called when kopf is about to end."""
-    handlers = connected(configuration)
+    """All handlers, bound to one operator's memory. `cut`: a watch is tried again; `ending`: kopf is about to end."""
+    handlers = connected(configuration, cut)
 
     @kopf.on.cleanup(registry=handlers)
     async def cleanup(**_: Any) -> None:

@@ -83,7 +83,7 @@ async def operate(config: Config) -> None:
         }
         _log.info("operating", cluster=config.trainers.cluster, queue=config.queue.url if config.queue else None)
         ending = asyncio.Event()
-        registry = handlers.registry(access, view, queue, ears, ending.set)
+        registry = handlers.registry(access, view, queue, ears, cut=resync.watch_cut, ending=ending.set)
         watch = asyncio.create_task(_watch(resync.complete, registry, notices), name="kopf")
         await _until_one_ends([asyncio.create_task(loop, name=name) for name, loop in loops.items()], watch, ending)
 

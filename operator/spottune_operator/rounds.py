@@ -24,6 +24,8 @@ Json = dict[str, Any]
 RESYNC_SECONDS = 10.0
 RETRY_SECONDS = 1.0
 """After a failed list: the API server may be back any moment, and then nobody shall wait for the next round."""
+WATCH_BACK_SECONDS = 2.0
+"""A watch that is tried again is back after so long, or has failed again."""
 MOST_AT_REST = 1000
 """So many jobs of which the list shows nothing new are considered in one round; where there are more, they take turns."""
 LONGEST_STRETCH = 0.01
@@ -55,6 +57,7 @@ class Resync:
         self._clocks = clocks
         self._leads = leads
         self._hurry = asyncio.Event()
+        self._cut_at = float("-inf")
         self._changed: set[JobKey] = set()
         """Jobs of which a list has shown something new; kept until they were considered."""
         self._whole = True
@@ -71,13 +74,23 @@ class Resync:
         self.considered.clear()
         self._hurry.set()
 
+    def watch_cut(self) -> None:
+        """A watch has lost its connection. What vanishes until it is back it may never tell: that is for lists to find, at once and then."""
+        before, self._cut_at = self._cut_at, self._clocks.monotonic()
+        if self._cut_at >= before + WATCH_BACK_SECONDS:
+            self._hurry.set()
+
     async def run(self, seconds: float = RESYNC_SECONDS) -> None:
         """Until cancelled."""
         while True:
             self._hurry.clear()
+            began = self._clocks.monotonic()
             complete = await self.once()
+            pause = seconds if complete else RETRY_SECONDS
+            if complete and began < self._cut_at + WATCH_BACK_SECONDS:
+                pause = min(seconds, max(RETRY_SECONDS, self._clocks.monotonic() - began))
             with contextlib.suppress(TimeoutError):
-                async with asyncio.timeout(seconds if complete else RETRY_SECONDS):
+                async with asyncio.timeout(pause):
                     await self._hurry.wait()
             if self._whole and self.complete.is_set() and self._leads():
                 await self._consider()

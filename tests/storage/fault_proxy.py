@@ -27,6 +27,8 @@ class Passing:
     method: str
     key: str
     """Path without the bucket."""
+    once: bool = False
+    """With `If-None-Match`: only if nothing is there."""
 
 
 class FaultProxy:
@@ -76,7 +78,8 @@ class FaultProxy:
     def _pass(self, handler: BaseHTTPRequestHandler) -> None:
         body = handler.rfile.read(int(handler.headers.get("Content-Length") or 0))
         path = urllib.parse.urlsplit(handler.path).path
-        request = Passing(handler.command, urllib.parse.unquote(path).lstrip("/").partition("/")[2])
+        key = urllib.parse.unquote(path).lstrip("/").partition("/")[2]
+        request = Passing(handler.command, key, once="If-None-Match" in handler.headers)
         self.seen.append(request)
         refusal = self.refuse(request)
         if refusal is not None:

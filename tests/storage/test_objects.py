@@ -8,8 +8,8 @@ from pathlib import Path
 import pytest
 
 from localcloud.objectstore import Identity, ObjectStore
-from spottune_trainer.checkpoint import StorageDenied
-from spottune_trainer.objects import Objects, SourceMissing, SourceUnusable, open_objects, safe_relative
+from spottune_trainer.checkpoint import StorageDenied, StorageUnavailable
+from spottune_trainer.objects import Objects, Patience, SourceMissing, SourceUnusable, open_objects, safe_relative
 from tests.storage.fault_proxy import fault_proxy
 
 pytestmark = pytest.mark.storage
@@ -71,6 +71,16 @@ def test_an_output_may_be_written_twice(objects: Objects, bucket: str) -> None:
     for body in (b"first", b"second"):
         objects.put(f"s3://{bucket}/out/adapter_config.json", body)
     assert objects.read(f"s3://{bucket}/out/adapter_config.json") == b"second"
+
+
+def test_what_is_written_once_is_not_overwritten_and_may_be_there_already(objects: Objects, bucket: str) -> None:
+    """The template of examples/aws allows trainers no other PUT below a job's location; an answer that was lost is asked for again."""
+    where, at_once = f"s3://{bucket}/job/tail/e0001-abcdefgh.log", Patience(unavailable=0.0, denied=0.0)
+    for _ in range(2):
+        objects.put(where, b"first", once=True, patience=at_once)
+    with pytest.raises(StorageUnavailable):
+        objects.put(where, b"second", once=True, patience=at_once)
+    assert objects.read(where, limit=10) == b"first"
 
 
 def test_an_output_that_may_not_be_written_names_the_action(object_store: ObjectStore, bucket: str, tmp_path: Path) -> None:

@@ -104,7 +104,7 @@ class Attempt:
     def upload_tail(self) -> None:
         """Keep the end of the log beside the checkpoints, for a pod that vanishes. Failures are only logged."""
         try:
-            self._objects().put(f"{self.env.location}/{tail_key(self.env.epoch, self._writer)}", self._tail.text())
+            self._objects().put(f"{self.env.location}/{tail_key(self.env.epoch, self._writer)}", self._tail.text(), once=True)
         except Exception as error:  # the tail is a convenience: it must never end a training
             self.log.warning("tail not uploaded", error=f"{type(error).__name__}: {str(error)[:300]}")
 

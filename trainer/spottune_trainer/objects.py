@@ -15,7 +15,7 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TypeVar
+from typing import Any, TypeVar
 
 from botocore.exceptions import BotoCoreError, ClientError
 from urllib3.exceptions import HTTPError as UrllibError
@@ -144,8 +144,18 @@ class Objects:
             pool.shutdown(wait=False, cancel_futures=True)
         return paths
 
-    def put(self, uri: str, body: Body, *, patience: Patience = FOR_SOURCES, tell: Callable[[str], None] = lambda trouble: None) -> None:
+    def put(
+        self,
+        uri: str,
+        body: Body,
+        *,
+        once: bool = False,
+        patience: Patience = FOR_SOURCES,
+        tell: Callable[[str], None] = lambda trouble: None,
+    ) -> None:
         """Write an object, whatever was there, and read it back. `tell` hears once that it has to wait, and for what.
+
+        `once`: only if nothing was there, as a bucket may demand of everything below a job's location; what is there then has to be this.
 
         Raises `StorageDenied`, `StorageUnavailable`.
         """
@@ -154,7 +164,13 @@ class Objects:
 
         def put() -> None:
             client = self._connection.client()
-            client.put_object(Bucket=where.bucket, Key=where.prefix, Body=as_file(body), ContentLength=len(body))
+            condition: dict[str, Any] = {"IfNoneMatch": "*"} if once else {}
+            try:
+                client.put_object(Bucket=where.bucket, Key=where.prefix, Body=as_file(body), ContentLength=len(body), **condition)
+            except ClientError as error:
+                # An earlier answer may have been lost: what is there decides.
+                if not once or error.response["Error"]["Code"] != "PreconditionFailed":
+                    raise
             # Not `with body`: entering a StreamingBody gives the raw response, which has no iter_chunks.
             with closing(client.get_object(Bucket=where.bucket, Key=where.prefix)["Body"]) as stream:
                 stored = hashlib.sha256()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from typing import Any
 
 import pytest
 from kubernetes.aio.client.configuration import Configuration
@@ -59,6 +60,32 @@ def test_who_begins_to_lead_considers_what_it_knows_before_the_next_list() -> No
         await trainers.close()
 
     run_virtually(scenario())
+
+
+def test_a_watch_that_was_cut_is_made_up_for_by_lists_until_it_is_back() -> None:
+    """kopf lists anew when the version from which it would go on is too old, and tells nothing of what has vanished meanwhile."""
+    began = list[float]()
+
+    class Counting(MemoryCluster):
+        async def list_nodes(self) -> list[dict[str, Any]]:
+            began.append(asyncio.get_running_loop().time())
+            return await super().list_nodes()
+
+    async def scenario() -> None:
+        view, metrics, trainers, loop = View(), Metrics(), Trainers(), asyncio.get_running_loop()
+        clocks = Clocks(wall=lambda: 1_800_000_000.0, monotonic=loop.time)
+        cluster, defaults = Counting(), TrainerDefaults(cluster="test", image="trainer:1")
+        executor = Executor(cluster, trainers, view, defaults=defaults, settings=Settings(), metrics=metrics, clocks=clocks)
+        resync = Resync(cluster, view, executor, WorkQueue[JobKey](executor.look), Health(started=0.0), metrics, clocks, lambda: False)
+        running = asyncio.create_task(resync.run(10.0))
+        for at in (4.0, 4.5, 6.0):
+            loop.call_later(at, resync.watch_cut)
+        await asyncio.sleep(30)
+        await cancelled([running])
+        await trainers.close()
+
+    run_virtually(scenario())
+    assert [round(at, 1) for at in began] == [0.0, 4.0, 5.0, 6.0, 7.0, 8.0, 18.0, 28.0]
 
 
 async def test_it_is_known_when_the_last_complete_list_began() -> None:
