@@ -113,7 +113,7 @@ class Attempt:
         if self.env.handover == "Cold":
             return
         try:
-            self._objects().put(f"{self.env.location}/{left_key(self.env.epoch)}", self._writer.encode())
+            self._objects().put(f"{self.env.location}/{left_key(self.env.epoch)}", b"left", once=True)
         except Exception as error:  # nothing depends on it
             self.log.warning("no mark left", error=f"{type(error).__name__}: {str(error)[:300]}")
 
