@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import signal
 import time
+from typing import Any
 
 import pytest
 
-from spottune_contract.layout import left_key
+from spottune_contract.layout import left_key, ready_key
 from tests.fixtures.trainerprocess import Bench
 from tests.process.test_handover import awakened, finished_as_twin, keys
 
@@ -32,6 +33,43 @@ def test_the_successor_takes_over_as_soon_as_its_predecessor_has_committed_and_l
     word = new.ended(0)
     assert word.resumed_from_step == step, "no finished step is done again"
     finished_as_twin(word, bench)
+
+
+def notice(seconds: float) -> dict[str, object]:
+    return {"source": "imds", "deadline": time.time() + seconds}
+
+
+def test_while_no_successor_is_ready_the_time_that_is_left_is_used(bench: Bench) -> None:
+    job = bench.job(checkpoint={"interval": "1h"})
+    old = job.start(1, handover="Warm")
+    old.at_step(2)
+    assert old.post(notice(300))[0] == 202
+    old.signal(signal.SIGTERM)
+    word = old.ended(0)
+    finished_as_twin(word, bench)
+    assert len([event for event in old.events() if event["event"] == "committed"]) > 5, "each step is committed as it is finished"
+    assert job.start(2, handover="Warm", predecessor=1, predecessor_until=time.time() + FAR).ended(0).reason == "AlreadyFinal"
+
+
+def test_a_successor_that_is_ready_relieves_at_once(bench: Bench) -> None:
+    job = bench.job(checkpoint={"interval": "1h"})
+    new = job.start(2, handover="Warm", predecessor=1, predecessor_until=time.time() + FAR)
+    new.until(lambda: ready_key(2) in keys(bench, job), "it says that it is ready")
+    old = job.start(1, handover="Warm")
+    old.at_step(1)
+    assert old.post(notice(300))[0] == 202
+    old.signal(signal.SIGTERM)
+    step = old.ended(10).step
+    assert new.ended(0).resumed_from_step == step
+
+
+@pytest.mark.parametrize("told", [{"handover": "Cold"}, {"handover": "Warm", "grace_seconds": 20}], ids=["cold", "too little time"])
+def test_otherwise_a_stop_is_a_stop(bench: Bench, told: dict[str, Any]) -> None:
+    old = bench.job(checkpoint={"interval": "1h"}).start(1, **told)
+    old.at_step(2)
+    assert old.post(notice(300))[0] == 202
+    old.signal(signal.SIGTERM)
+    assert old.ended(10).step < 12
 
 
 def test_a_predecessor_that_never_says_so_is_waited_for_until_its_time_is_up_and_is_fenced_then(bench: Bench) -> None:

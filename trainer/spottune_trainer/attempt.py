@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 from spottune_contract.env import RunEnv
 from spottune_contract.exitcodes import ExitCode
 from spottune_contract.failpoint import hit
-from spottune_contract.layout import S3Location, left_key, tail_key
+from spottune_contract.layout import S3Location, left_key, ready_key, tail_key
 from spottune_contract.progress import TrainerPhase
 from spottune_contract.records import Commit
 from spottune_contract.runspec import seconds
@@ -37,7 +37,7 @@ from spottune_trainer.checkpoint.drive import start_daemon
 from spottune_trainer.control import ControlServer, Routes
 from spottune_trainer.errors import BadConfig, BadData, Diverged, StorageUnusable, TrainerError, Transient
 from spottune_trainer.export import export_final
-from spottune_trainer.handover import await_mark
+from spottune_trainer.handover import Relief, await_mark
 from spottune_trainer.logs import Log, Tail
 from spottune_trainer.metrics import exposition
 from spottune_trainer.objects import Objects, SourceMissing, open_objects
@@ -110,12 +110,24 @@ class Attempt:
 
     def leave(self) -> None:
         """Tell a successor that may be waiting that this attempt writes no more. Failures are only logged: it waits a little longer."""
-        if self.env.handover == "Cold":
-            return
+        if self.env.handover == "Warm":
+            self._mark(left_key(self.env.epoch))
+
+    def _mark(self, key: str) -> None:
         try:
-            self._objects().put(f"{self.env.location}/{left_key(self.env.epoch)}", b"left", once=True)
+            self._objects().put(f"{self.env.location}/{key}", key.rpartition("-")[2].encode(), once=True)
         except Exception as error:  # nothing depends on it
-            self.log.warning("no mark left", error=f"{type(error).__name__}: {str(error)[:300]}")
+            self.log.warning("no mark set", key=key, error=f"{type(error).__name__}: {str(error)[:300]}")
+
+    def _marked(self, key: str) -> bool:
+        try:
+            self._objects().read(f"{self.env.location}/{key}", limit=64)
+        except SourceMissing:
+            return False
+        except CheckpointError as error:  # whoever needs the store itself has patience with it, and says what is wrong with it
+            self.log.warning("a mark cannot be looked for", key=key, error=str(error)[:300])
+            return False
+        return True
 
     # --- the stages ---------------------------------------------------------------------------------------------------------
 
@@ -208,18 +220,9 @@ class Attempt:
         self.log.info(
             "waiting for the predecessor", predecessor=env.predecessor, seconds_at_most=round(env.predecessor_until - time.time(), 1)
         )
-        left = await_mark(self._predecessor_has_left, env.predecessor_until)
+        self._mark(ready_key(env.epoch))
+        left = await_mark(lambda: self._marked(left_key(env.predecessor)), env.predecessor_until)
         self.log.info("waited for the predecessor", left=left, seconds=_since(started))
-
-    def _predecessor_has_left(self) -> bool:
-        try:
-            self._objects().read(f"{self.env.location}/{left_key(self.env.predecessor)}", limit=64)
-        except SourceMissing:
-            return False
-        except CheckpointError as error:  # the claim has patience with the store, and says what is wrong with it
-            self.log.warning("the predecessor's mark cannot be looked for", error=str(error)[:300])
-            return False
-        return True
 
     def _loaded(self, imported: Callable[[], None], own_class: str) -> Run:
         """Model and data, at step 0."""
@@ -337,6 +340,7 @@ class Attempt:
             log=self.log,
             policy=Policy(seconds(checkpoint.interval), checkpoint.every_steps),
             grace_seconds=self.env.grace_seconds,
+            relief=Relief(lambda: self._marked(ready_key(self.env.epoch + 1))) if self.env.handover == "Warm" else None,
         )
         supervision.restored(run.step)
         rolled_back = False
