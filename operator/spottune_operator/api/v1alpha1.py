@@ -145,7 +145,7 @@ class FineTuneJobSpec(RunSpec):
     max_duration: Duration | None = None
     """Longest time that trainers of this job may run, all attempts added up, for example `12h`. After that the job commits and fails. Waiting for machines and suspension do not count."""
     handover: Literal["Cold", "Warm"] = "Cold"
-    """How an attempt follows one whose pod was asked to end. `Cold`: once that pod is gone. `Warm`: at once, on another machine; it loads model and data meanwhile and takes over when the other has committed. Needs quota for two pods."""
+    """How an attempt follows one whose pod was asked to end. `Cold`: once that pod is gone. `Warm`: at once, on another machine; it loads model and data meanwhile, and takes over when the other has committed; after a notice that one trains on until then, if its time allows. Needs quota for two pods."""
     on_rebalance: Literal["Stay", "Move"] = "Stay"
     """What to do when a machine may go away soon (a rebalance recommendation, or somebody drains its node). `Stay`: commit at once and train on. `Move`: commit and go on elsewhere."""
     retry_token: Annotated[str, Field(max_length=64, pattern=r"^[A-Za-z0-9._-]*$")] = ""
