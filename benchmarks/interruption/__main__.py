@@ -5,9 +5,9 @@ from __future__ import annotations
 import sys
 
 from benchmarks import report
-from benchmarks.interruption import figures
+from benchmarks.interruption import figures, storm
 
-PARTS: dict[str, report.Part] = {"cold": figures.cold, "warm": figures.warm, "power-off": figures.power_off}
+PARTS: dict[str, report.Part] = {"cold": figures.cold, "warm": figures.warm, "power-off": figures.power_off, "storm": storm.measure}
 
 if __name__ == "__main__":
     sys.exit(report.run("interruption", PARTS))
