@@ -110,7 +110,7 @@ async def machines(api: Api, count: int = NODES) -> AsyncIterator[None]:
             "/api/v1/nodes",
             {
                 "metadata": {"name": name, "labels": labels},
-                "spec": {"providerID": f"aws:///us-east-1a/i-{int(name.rpartition('-')[2]):08x}"},
+                "spec": {"providerID": f"aws:///us-east-1a/{instance(int(name.rpartition('-')[2]))}"},
             },
         )
         room = {"cpu": "100000", "memory": "1000Ti", "pods": "100000", "ephemeral-storage": "1000Ti"}
@@ -121,7 +121,7 @@ async def machines(api: Api, count: int = NODES) -> AsyncIterator[None]:
 
     async def beat() -> None:
         while True:
-            await asyncio.sleep(5)
+            await asyncio.sleep(5 if count <= NODES else 15)
             await at_once([partial(api.call, "PATCH", f"{leases}/{name}", {"spec": {"renewTime": _micro()}}) for name in names], 4)
 
     leases = "/apis/coordination.k8s.io/v1/namespaces/kube-node-lease/leases"
@@ -183,13 +183,16 @@ class Kubelets:
 
 
 @asynccontextmanager
-async def crowd(where: Installation, trainers: Trainers, count: int) -> AsyncIterator[list[Job]]:
-    """So many jobs, each with its pod running on one of the machines, as the operator leaves them when nothing happens."""
-    async with machines(where.api):
+async def crowd(where: Installation, trainers: Trainers, count: int, alone: int = 0) -> AsyncIterator[list[Job]]:
+    """So many jobs, each with its pod running on one of the machines, as the operator leaves them when nothing happens.
+
+    The first `alone` of them have a machine for themselves.
+    """
+    async with machines(where.api, NODES + alone):
         namespaces = await _namespaces(where.api, -(-count // PER_NAMESPACE))
         pattern = await _pattern(where, trainers)
         # In a thread: the machines have to be heard of all the while.
-        jobs = await asyncio.to_thread(lambda: [_copy(pattern, n, namespaces[n // PER_NAMESPACE]) for n in range(count)])
+        jobs = await asyncio.to_thread(lambda: [_copy(pattern, n, namespaces[n // PER_NAMESPACE], alone) for n in range(count)])
         for begin in range(0, count, AT_ONCE):
             await where.etcd.put([(each.key, each.job) for each in jobs[begin : begin + AT_ONCE]])
             await where.etcd.put([(each.pod_key, each.pod) for each in jobs[begin : begin + AT_ONCE]])
@@ -234,7 +237,17 @@ async def _pattern(where: Installation, trainers: Trainers) -> tuple[Json, Json]
     return job, pod
 
 
-def _copy(pattern: tuple[Json, Json], number: int, space: str) -> Job:
+def instance(machine: int) -> str:
+    """EC2's name of a machine."""
+    return f"i-{machine:08x}"
+
+
+def machine_of(number: int, alone: int) -> int:
+    """Number of the machine of a job."""
+    return NODES + number if number < alone else number % NODES
+
+
+def _copy(pattern: tuple[Json, Json], number: int, space: str, alone: int) -> Job:
     job, pod = pattern
     name, uid, pod_uid = f"job-{number:05d}", str(uuid.uuid4()), str(uuid.uuid4())
     swaps = [
@@ -242,7 +255,7 @@ def _copy(pattern: tuple[Json, Json], number: int, space: str) -> Job:
         (pod["metadata"]["uid"], pod_uid),
         (_PATTERN_NAMESPACE, space),
         (_PATTERN, name),
-        (pod["spec"]["nodeName"], f"hollow-{number % NODES}"),
+        (pod["spec"]["nodeName"], f"hollow-{machine_of(number, alone)}"),
         (pod["status"]["podIP"], address(number)),
     ]
     return Job(number, space, name, uid, pod_uid, json.dumps(swapped(job, swaps)), json.dumps(swapped(pod, swaps)))

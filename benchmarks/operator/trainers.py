@@ -84,6 +84,8 @@ class Hollow:
         self.moving_since = 0.0
         self.step = STEP
         self.counts = Counts()
+        self.notices: dict[str, tuple[int, float]] = {}
+        """By address: how often a trainer was told that its machine goes, and when first (wall clock seconds)."""
 
     async def progress(self, request: web.Request) -> web.Response:
         assert request.transport is not None
@@ -95,6 +97,13 @@ class Hollow:
         step = self.step + (int(time.monotonic() - self.moving_since) + 1 if self.moving_since else 0)
         return web.Response(body=report(uid, epoch, step).model_dump_json().encode(), content_type="application/json")
 
+    async def checkpoint(self, request: web.Request) -> web.Response:
+        assert request.transport is not None
+        ip = request.transport.get_extra_info("sockname")[0]
+        times, first = self.notices.get(ip, (0, time.time()))
+        self.notices[ip] = times + 1, first
+        return web.json_response({"accepted": True}, status=202)
+
     async def tell(self, request: web.Request) -> web.Response:
         """New jobs by address, and whether the trainers go on."""
         told = await request.json()
@@ -103,7 +112,7 @@ class Hollow:
         if "moving" in told:
             self.moving_since = time.monotonic() if told["moving"] else 0.0
             self.counts = Counts()
-        return web.json_response(self.counts.told(time.monotonic()))
+        return web.json_response(self.counts.told(time.monotonic()) | {"notices": self.notices})
 
 
 @dataclass(frozen=True)
@@ -140,7 +149,7 @@ def trainers() -> Iterator[Trainers]:
 def _main(descriptor: int) -> None:
     hollow = Hollow()
     app = web.Application(client_max_size=2**26)
-    app.add_routes([web.get("/progress", hollow.progress), web.post("/tell", hollow.tell)])
+    app.add_routes([web.get("/progress", hollow.progress), web.post("/checkpoint", hollow.checkpoint), web.post("/tell", hollow.tell)])
     web.run_app(app, sock=socket.socket(fileno=descriptor), print=lambda _: None, access_log=None)
 
 

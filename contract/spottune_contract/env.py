@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from typing import Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
@@ -40,6 +41,12 @@ class RunEnv(BaseModel):
     world_size: int = Field(default=1, ge=1)
     min_slot: int = Field(default=0, ge=0)
     """Slots that the log must have at least: one more than the highest the operator ever heard of."""
+    handover: Literal["Cold", "Warm"] = "Cold"
+    """Warm: leave a mark at the end (`layout.left_key`), because a successor may be waiting for it."""
+    predecessor: int = Field(default=0, ge=0)
+    """Attempt that may still commit: the claim waits until it has left. 0 for none."""
+    predecessor_until: float = Field(default=0.0, ge=0, allow_inf_nan=False)
+    """Wall clock seconds at which its time is up: it is waited for no longer."""
     image_digest: str = ""
     pod_uid: str = ""
     node: str = ""

@@ -5,6 +5,7 @@ s3://BUCKET/PREFIX/<cluster>/<namespace>/<job-uid>/
     data/e0007-<writer>/s0001200-<save>/NAME   one folder per save, never overwritten
     probe/<nonce>                              the store's honesty test
     tail/e0007-<writer>.log                    end of the attempt's own log, for a pod that vanished
+    handover/e0007-ready, e0007-left           an attempt waits to take over; it writes no more (`spec.handover: Warm` only)
 """
 
 from __future__ import annotations
@@ -120,6 +121,16 @@ def probe_key(nonce: str) -> str:
 def tail_key(epoch: int, writer: str) -> str:
     """Relative key of the kept end of an attempt's log."""
     return f"tail/e{epoch:04d}-{_token(writer)}.log"
+
+
+def ready_key(epoch: int) -> str:
+    """Relative key of the mark by which an attempt says that it has loaded everything, and waits to take over."""
+    return f"handover/e{epoch:04d}-ready"
+
+
+def left_key(epoch: int) -> str:
+    """Relative key of the mark by which an attempt says that it writes no more."""
+    return f"handover/e{epoch:04d}-left"
 
 
 def _token(value: str) -> str:

@@ -133,6 +133,7 @@ def observe_pod(
         running_at=at((state.get("running") or {}).get("startedAt") or terminated.get("startedAt") or ""),
         ended_at=at(terminated.get("finishedAt") or ""),
         deleting="deletionTimestamp" in metadata,
+        ends_by=at(metadata.get("deletionTimestamp") or ""),
         node_silent=_unready_for(node, now) > 0,
         machine_off=machine_off,
         end=_end(pod, terminated, lost=lost),

@@ -92,6 +92,8 @@ CHANGEABLE = {
     "spec.suspend": "a wish for now",
     "spec.cancel": "a wish for ever (it cannot be taken back)",
     "spec.maxDuration": "when to give up",
+    "spec.handover": "how one attempt follows another",
+    "spec.onRebalance": "when to go elsewhere",
     "spec.retryToken": "made to be changed",
     "spec.podOverrides": "how the pod is placed and made",
 }

@@ -6,6 +6,7 @@ import re
 
 import pytest
 
+from spottune_contract.layout import left_key
 from tests.fixtures.trainerprocess import Bench
 from tests.process.test_handover import finished_as_twin, keys
 from tests.storage.fault_proxy import Passing, fault_proxy
@@ -25,8 +26,9 @@ def test_a_trainer_overwrites_nothing_and_deletes_only_what_it_may(bench: Bench)
     with fault_proxy(bench.store) as proxy:
         proxy.refuse = forbidden
         job = bench.job(checkpoint={"endpoint": proxy.endpoint, "everySteps": 1, "keepLast": 2})
-        finished_as_twin(job.start(1).ended(0), bench)
+        finished_as_twin(job.start(1, handover="Warm").ended(0), bench)
         refused = [request for request in proxy.seen if forbidden(request)]
     assert refused == []
     assert any(request.method == "DELETE" for request in proxy.seen), "it sweeps"
     assert any(key.startswith("tail/") for key in keys(bench, job)), "the log's tail is kept"
+    assert left_key(1) in keys(bench, job), "its mark is left"

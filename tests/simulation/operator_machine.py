@@ -71,10 +71,19 @@ class OperatorMachine(RuleBasedStateMachine):
         older = [
             p
             for p in self.world.pods.values()
-            if owner(p) == owner(pod) and epoch_of(p) < epoch_of(pod) and p["metadata"]["uid"] in acting.live_before
+            if owner(p) == owner(pod)
+            and epoch_of(p) < epoch_of(pod)
+            and p["metadata"]["uid"] in acting.live_before
+            and not self.hands_over(p)
         ]
         still = [p for p in older if dict(acting.liveness()).get(p["metadata"]["uid"])]
         assert not still, "I4: an older pod may still train"
+
+    def hands_over(self, pod: Json) -> bool:
+        """It was asked to end, and its job lets the next attempt start meanwhile."""
+        job = self.world.jobs.get(JOB)
+        handover = FineTuneJobStatus.parse(job.get("status")).handover if job is not None else None
+        return handover is not None and handover.epoch == epoch_of(pod) and "deletionTimestamp" in pod["metadata"]
 
     @invariant()
     def one_claim_per_epoch(self) -> None:
@@ -268,6 +277,11 @@ class OperatorMachine(RuleBasedStateMachine):
         if JOB in self.world.jobs:
             job = self.world.jobs[JOB]
             self.world.edit_spec(job, retryToken=f"t{job['metadata']['generation']}")
+
+    @rule(handover=st.sampled_from(["Warm", "Warm", "Cold"]), rebalance=st.sampled_from(["Stay", "Move"]))
+    def go_onward(self, handover: str, rebalance: str) -> None:
+        if JOB in self.world.jobs:
+            self.world.edit_spec(self.world.jobs[JOB], handover=handover, onRebalance=rebalance)
 
     @rule(zones=st.sampled_from([["z1"], ["z1", "z2"], ["z3"]]))
     def edit(self, zones: list[str]) -> None:

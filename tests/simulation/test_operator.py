@@ -45,6 +45,7 @@ WEIGHTS: dict[str, float] = {
     "limit_duration": 1,
     "retry": 2,
     "edit": 1,
+    "go_onward": 1,
     "quota": 2,
     "namespace_is_deleted": 0.1,
     "delete_job": 1,
@@ -77,6 +78,8 @@ ARGUMENTS: dict[str, Any] = {
     "quota": (True, True, False),
     "zones": (["z1"], ["z1", "z2"], ["z3"]),
     "seconds": (1.0, 5.0, 30.0, 61.0, 400.0),
+    "handover": ("Warm", "Warm", "Cold"),
+    "rebalance": ("Stay", "Move"),
     "how": ("background", "foreground", "again", "again"),
 }
 

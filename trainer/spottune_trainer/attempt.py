@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 from spottune_contract.env import RunEnv
 from spottune_contract.exitcodes import ExitCode
 from spottune_contract.failpoint import hit
-from spottune_contract.layout import S3Location, tail_key
+from spottune_contract.layout import S3Location, left_key, ready_key, tail_key
 from spottune_contract.progress import TrainerPhase
 from spottune_contract.records import Commit
 from spottune_contract.runspec import seconds
@@ -37,9 +37,10 @@ from spottune_trainer.checkpoint.drive import start_daemon
 from spottune_trainer.control import ControlServer, Routes
 from spottune_trainer.errors import BadConfig, BadData, Diverged, StorageUnusable, TrainerError, Transient
 from spottune_trainer.export import export_final
+from spottune_trainer.handover import Relief, await_mark
 from spottune_trainer.logs import Log, Tail
 from spottune_trainer.metrics import exposition
-from spottune_trainer.objects import Objects, open_objects
+from spottune_trainer.objects import Objects, SourceMissing, open_objects
 from spottune_trainer.preemption import Preemption, StopRequested
 from spottune_trainer.preload import preload
 from spottune_trainer.sources import Sources, locate
@@ -107,6 +108,27 @@ class Attempt:
         except Exception as error:  # the tail is a convenience: it must never end a training
             self.log.warning("tail not uploaded", error=f"{type(error).__name__}: {str(error)[:300]}")
 
+    def leave(self) -> None:
+        """Tell a successor that may be waiting that this attempt writes no more. Failures are only logged: it waits a little longer."""
+        if self.env.handover == "Warm":
+            self._mark(left_key(self.env.epoch))
+
+    def _mark(self, key: str) -> None:
+        try:
+            self._objects().put(f"{self.env.location}/{key}", key.rpartition("-")[2].encode(), once=True)
+        except Exception as error:  # nothing depends on it
+            self.log.warning("no mark set", key=key, error=f"{type(error).__name__}: {str(error)[:300]}")
+
+    def _marked(self, key: str) -> bool:
+        try:
+            self._objects().read(f"{self.env.location}/{key}", limit=64)
+        except SourceMissing:
+            return False
+        except CheckpointError as error:  # whoever needs the store itself has patience with it, and says what is wrong with it
+            self.log.warning("a mark cannot be looked for", key=key, error=str(error)[:300])
+            return False
+        return True
+
     # --- the stages ---------------------------------------------------------------------------------------------------------
 
     def _live(self) -> Outcome:
@@ -127,14 +149,17 @@ class Attempt:
             micro_batch_size=spec.training.micro_batch_size,
             image_digest=env.image_digest,
         )
+        run = None
+        if env.predecessor:
+            with self.preemption.leaving_at_once():
+                run = self._loaded(imported, own_class)
+                self._await_predecessor()
         claimed = self._claim(own_class)
         if claimed.final is not None:
             return self._finish(self._commits.load(claimed.final), claimed.final, already=True)
         with self.preemption.leaving_at_once():
             self._find_origin()
-            sources = self._sources()
-            imported()
-            run = self._build(sources, own_class)
+            run = run or self._loaded(imported, own_class)
         resumed = self._restore(run)
         if resumed is None:
             self.board.update(exactness=exactness.started(own_class))
@@ -188,6 +213,22 @@ class Attempt:
         )
         origin = OriginLog(store, str(location))
         self._import = origin, origin.find(wanted.step)
+
+    def _await_predecessor(self) -> None:
+        env, started = self.env, time.monotonic()
+        self.board.phase(TrainerPhase.CLAIMING)
+        self.log.info(
+            "waiting for the predecessor", predecessor=env.predecessor, seconds_at_most=round(env.predecessor_until - time.time(), 1)
+        )
+        self._mark(ready_key(env.epoch))
+        left = await_mark(lambda: self._marked(left_key(env.predecessor)), env.predecessor_until)
+        self.log.info("waited for the predecessor", left=left, seconds=_since(started))
+
+    def _loaded(self, imported: Callable[[], None], own_class: str) -> Run:
+        """Model and data, at step 0."""
+        sources = self._sources()
+        imported()
+        return self._build(sources, own_class)
 
     def _sources(self) -> Sources:
         self.board.phase(TrainerPhase.LOADING)
@@ -299,6 +340,7 @@ class Attempt:
             log=self.log,
             policy=Policy(seconds(checkpoint.interval), checkpoint.every_steps),
             grace_seconds=self.env.grace_seconds,
+            relief=Relief(lambda: self._marked(ready_key(self.env.epoch + 1))) if self.env.handover == "Warm" else None,
         )
         supervision.restored(run.step)
         rolled_back = False

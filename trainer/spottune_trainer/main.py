@@ -9,12 +9,16 @@ import threading
 import time
 from collections.abc import Mapping
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from spottune_contract.env import PREFIX, TERMINATION_PATH, BadEnvironment, RunEnv
 from spottune_contract.exitcodes import ExitCode
 from spottune_contract.progress import Termination
 from spottune_contract.version import CONTRACT_VERSION, IncompatibleContract
 from spottune_trainer.preemption import Preemption
+
+if TYPE_CHECKING:
+    from spottune_trainer.attempt import Attempt
 
 TAIL_SECONDS = 5.0
 
@@ -58,10 +62,15 @@ def _attempt(env: RunEnv, preemption: Preemption) -> int:
     _write_last_word(env.termination_path, word)
     log.info("ended", exit_code=int(outcome.code), reason=outcome.reason, message=outcome.message, step=word.step)
     # The exit code is worth more than the log: a store that hangs may not hold it back.
-    uploading = threading.Thread(target=attempt.upload_tail, daemon=True)
+    uploading = threading.Thread(target=_last_uploads, args=(attempt,), daemon=True)
     uploading.start()
     uploading.join(TAIL_SECONDS)
     return int(outcome.code)
+
+
+def _last_uploads(attempt: Attempt) -> None:
+    attempt.leave()
+    attempt.upload_tail()
 
 
 def _write_last_word(path: str, word: Termination) -> None:

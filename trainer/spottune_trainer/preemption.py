@@ -15,6 +15,7 @@ from dataclasses import dataclass
 from enum import Enum, auto
 from types import FrameType
 
+from spottune_contract.notice import MARGIN_SECONDS as MARGIN_BEFORE_DEADLINE
 from spottune_contract.progress import CheckpointRequest
 from spottune_contract.records import CommitReason
 
@@ -134,6 +135,16 @@ class Preemption:
         if self._open is not None and self._open.deadline is not None and self._open.deadline > self._monotonic():
             return self._open.deadline
         return None if self._stop is None else self._stop.at + grace_seconds
+
+    def last_moment(self, grace_seconds: float) -> float | None:
+        """When the process is killed (monotonic), if that is known for sure: a signal came, and a deadline was told that lies ahead.
+
+        Whoever sends the signal because of a notice leaves the time until the deadline, less a margin, and never more than the grace period.
+        """
+        stop, notice = self._stop, self._open
+        if stop is None or notice is None or notice.deadline is None or notice.deadline <= self._monotonic():
+            return None
+        return min(notice.deadline - MARGIN_BEFORE_DEADLINE, stop.at + grace_seconds)
 
     def answered(self, notice: Notice) -> None:
         """A commit of the newest state is durable or under way for `notice`; one with a deadline stays open until then."""

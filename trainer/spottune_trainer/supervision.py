@@ -10,12 +10,15 @@ from spottune_contract.progress import TrainerPhase
 from spottune_contract.records import Commit, CommitReason
 from spottune_trainer.board import Board
 from spottune_trainer.checkpoint import CheckpointError, Saver, Snapshot
+from spottune_trainer.handover import Relief
 from spottune_trainer.logs import Log
 from spottune_trainer.loop import Run
 from spottune_trainer.preemption import Notice, Preemption, finish_step_first
 
 FITS_NOTICE = "CheckpointFitsNotice"
 SAY_EVERY_SECONDS = 10.0
+UNKNOWN_COMMIT_SECONDS = 20.0
+"""What a commit is taken to last as long as none was measured."""
 _SHARE_OF_GRACE = 0.8
 
 
@@ -42,14 +45,17 @@ class Supervision:
         log: Log,
         policy: Policy,
         grace_seconds: float,
+        relief: Relief | None = None,
         monotonic: Callable[[], float] = time.monotonic,
     ) -> None:
         self._saver, self._preemption, self._board, self._log = saver, preemption, board, log
         self._policy, self._grace, self._monotonic = policy, grace_seconds, monotonic
+        self._relief = relief
+        """Of a warm hand-over; None: a stop is a stop."""
         self._safe_step = 0
         """Newest step that is committed or handed to the saver."""
         self._safe_at = monotonic()
-        self._micro_seconds = self._snapshot_seconds = 0.0
+        self._step_seconds = self._micro_seconds = self._snapshot_seconds = 0.0
         self._lost = False
         """The newest save did not get through; what it held is unsaved again."""
         self._said_at = -SAY_EVERY_SECONDS
@@ -63,7 +69,7 @@ class Supervision:
     def boundary(self, run: Run) -> bool:
         self._saver.poll()
         self._board.phase(TrainerPhase.TRAINING)
-        if self._preemption.stop is not None:
+        if self._stops(self._step_seconds):
             return True
         notice = self._preemption.notice
         if notice is not None:
@@ -75,17 +81,18 @@ class Supervision:
     def micro_batch(self, run: Run, done: int, of: int, seconds: float) -> bool:
         self._micro_seconds = max(seconds, 0.9 * self._micro_seconds)
         self._board.update(checkpoint_seconds=self._commit_seconds())
-        if self._preemption.stop is not None:
+        left = (of - done) * self._micro_seconds
+        if self._stops(left):
             return True
         notice = self._preemption.notice
         if notice is not None and self._unsaved(run):
-            left = (of - done) * self._micro_seconds
             now = self._monotonic()
             if not finish_step_first(now=now, deadline=notice.deadline, step_seconds_left=left, commit_seconds=self._commit_seconds()):
                 self._answer(run, notice)
         return False
 
     def step_finished(self, run: Run, seconds: float, tokens: int) -> None:
+        self._step_seconds = max(seconds, 0.9 * self._step_seconds)
         self._board.step_took(seconds, tokens)
         self._board.update(
             step=run.step,
@@ -104,11 +111,26 @@ class Supervision:
     def evaluating(self, run: Run) -> bool:
         self._saver.poll()
         self._board.phase(TrainerPhase.EVALUATING)
-        return self._preemption.stop is not None
+        return self._stops(self._step_seconds)
 
     def evaluated(self, run: Run, loss: float) -> None:
         self._board.update(eval_loss=loss)
         self._log.info("evaluated", step=run.step, eval_loss=loss)
+
+    def _stops(self, seconds_left: float) -> bool:
+        """Whether a stop takes effect now, `seconds_left` before the next finished step.
+
+        Not while the successor of a warm hand-over is still on its way and there surely is time for that step: each finished step is
+        committed at once then, as after any notice with a deadline.
+        """
+        if self._preemption.stop is None:
+            return False
+        until = self._preemption.last_moment(self._grace)
+        if self._relief is None or until is None or self._relief.ready():
+            return True
+        # The state at the signal is committed in any case, at once; that will be the first measure.
+        expected = self._commit_seconds() or UNKNOWN_COMMIT_SECONDS
+        return not finish_step_first(now=self._monotonic(), deadline=until, step_seconds_left=seconds_left, commit_seconds=expected)
 
     # --- commits ------------------------------------------------------------------------------------------------------------
 

@@ -144,6 +144,10 @@ class FineTuneJobSpec(RunSpec):
     """True: commit, end the pod and give the job up. Cannot be taken back; what was committed stays in the bucket."""
     max_duration: Duration | None = None
     """Longest time that trainers of this job may run, all attempts added up, for example `12h`. After that the job commits and fails. Waiting for machines and suspension do not count."""
+    handover: Literal["Cold", "Warm"] = "Cold"
+    """How an attempt follows one whose pod was asked to end. `Cold`: once that pod is gone. `Warm`: at once, on another machine; it loads model and data meanwhile, and takes over when the other has committed; after a notice that one trains on until then, if its time allows. Needs quota for two pods."""
+    on_rebalance: Literal["Stay", "Move"] = "Stay"
+    """What to do when a machine may go away soon (a rebalance recommendation, or somebody drains its node). `Stay`: commit at once and train on. `Move`: commit and go on elsewhere."""
     retry_token: Annotated[str, Field(max_length=64, pattern=r"^[A-Za-z0-9._-]*$")] = ""
     """Any word. Another one than the last attempt started with lets a failed job run again, from its newest commit and with fresh limits."""
     pod_overrides: PodOverridesSpec = PodOverridesSpec()
@@ -319,6 +323,15 @@ class NoticeStatus(StatusModel):
     """When the operator heard of it (seconds since 1970)."""
 
 
+class HandoverStatus(StatusModel):
+    """The attempt before the current one, which may still commit: the current one waits for it before it takes over."""
+
+    epoch: Count
+    """Number of that attempt."""
+    until: Annotated[float, Field(ge=0)] = 0.0
+    """When the time of its pod is up (seconds since 1970)."""
+
+
 class FineTuneJobStatus(StatusModel):
     """What the operator has made of the job. Derived, complete, at most 8 KiB."""
 
@@ -370,6 +383,8 @@ class FineTuneJobStatus(StatusModel):
     """No attempt starts before this time (seconds since 1970)."""
     notice: NoticeStatus | None = None
     """The interruption notice that the current attempt has got."""
+    handover: HandoverStatus | None = None
+    """The attempt that the current one takes over from, if that could still run when this one was started."""
     output: Annotated[str, Field(max_length=1024)] = ""
     """Where the finished adapter is."""
     last_commit: CommitStatus | None = None

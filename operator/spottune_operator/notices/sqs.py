@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import random
 import threading
-from collections.abc import Awaitable, Callable, Iterable
+from collections.abc import Awaitable, Callable, Sequence
 from concurrent.futures import TimeoutError as FutureTimeout
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
@@ -27,6 +27,8 @@ WAIT_SECONDS = 20
 """Long poll: a message comes at once, an empty queue costs three calls a minute."""
 HANDLE_SECONDS = 15.0
 """A message not handled in this time is left for its next delivery (the queue's visibility timeout is 20 s)."""
+BATCHES = 8
+"""Receives of up to ten messages whose handling may be under way at once: in a storm nobody waits for the trainers of those before him."""
 _LONGEST_PAUSE = 30.0
 _UNWANTED_PAUSE = 0.5
 
@@ -88,6 +90,7 @@ class NoticeQueue:
         self._wait_seconds = wait_seconds
         self._handle_seconds = handle_seconds
         self._stopped = threading.Event()
+        self._room = threading.BoundedSemaphore(BATCHES)
         self._answering: bool | None = None
         self._loop: asyncio.AbstractEventLoop | None = None
 
@@ -104,6 +107,9 @@ class NoticeQueue:
     def _run(self) -> None:
         pause = 1.0
         while not self._stopped.is_set():
+            # Not received before there is room: what waits here would come again.
+            with self._room:
+                pass
             if not self._wanted():
                 self._stopped.wait(_UNWANTED_PAUSE)
                 continue
@@ -119,9 +125,18 @@ class NoticeQueue:
                 continue
             pause = 1.0
             self._tell(answering=True)
-            self._take((m.get("Body", ""), m.get("ReceiptHandle", "")) for m in answer.get("Messages", []))
+            messages = [(m.get("Body", ""), m.get("ReceiptHandle", "")) for m in answer.get("Messages", [])]
+            if messages:
+                self._room.acquire()
+                threading.Thread(target=self._take_one_batch, args=(messages,), name="sqs-batch", daemon=True).start()
 
-    def _take(self, messages: Iterable[tuple[str, str]]) -> None:
+    def _take_one_batch(self, messages: Sequence[tuple[str, str]]) -> None:
+        try:
+            self._take(messages)
+        finally:
+            self._room.release()
+
+    def _take(self, messages: Sequence[tuple[str, str]]) -> None:
         """All at once: ten notices of one storm must not wait for each other's trainers."""
         assert self._loop is not None
         if self._stopped.is_set() or self._loop.is_closed() or not self._wanted():

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 from spottune_contract.exitcodes import ExitCode, PodEnd, Verdict, verdict
 from spottune_contract.labels import pod_name
 from spottune_contract.layout import job_location
 from spottune_contract.progress import Termination
 from spottune_operator.api.reasons import WISHES, ConditionType, Phase, Reason
-from spottune_operator.api.v1alpha1 import FineTuneJobStatus
+from spottune_operator.api.v1alpha1 import FineTuneJobStatus, HandoverStatus
 from spottune_operator.planner import backoff, budget, ledger, pools
 from spottune_operator.planner.reports import first_step_reached
 from spottune_operator.planner.situation import Situation, next_epoch
@@ -23,11 +25,18 @@ from spottune_operator.planner.statuses import (
 )
 from spottune_operator.planner.types import CreatePod, ObservedPod
 
-_KNOWN_BEFORE = WISHES | {Reason.INTERRUPTION_NOTICE, Reason.NODE_UNREACHABLE, Reason.POD_DELETED, Reason.INTERRUPTED}
+_KNOWN_BEFORE = WISHES | {
+    Reason.INTERRUPTION_NOTICE,
+    Reason.REBALANCE_RECOMMENDED,
+    Reason.NODE_UNREACHABLE,
+    Reason.POD_DELETED,
+    Reason.INTERRUPTED,
+}
 """Reasons that were recorded while the pod was going: they say more than its end."""
 _MACHINE_LEFT = frozenset(
     {
         Reason.INTERRUPTION_NOTICE,
+        Reason.REBALANCE_RECOMMENDED,
         Reason.POD_VANISHED,
         Reason.POD_STUCK,
         Reason.NODE_UNREACHABLE,
@@ -57,6 +66,7 @@ def begun(situation: Situation, pool: str) -> FineTuneJobStatus:
         eta="",
         not_before=0.0,
         notice=None,
+        handover=situation.status.handover if _from(situation.status, epoch) else None,
     )
     if job.spec is not None:
         status = change(status, retry_token=job.spec.retry_token)
@@ -76,6 +86,7 @@ def begun(situation: Situation, pool: str) -> FineTuneJobStatus:
 
 
 def creation(situation: Situation, status: FineTuneJobStatus) -> CreatePod:
+    handover = status.handover if _from(status, status.attempt) else None
     return CreatePod(
         name=pod_name(situation.observed.name, status.attempt),
         epoch=status.attempt,
@@ -83,7 +94,21 @@ def creation(situation: Situation, status: FineTuneJobStatus) -> CreatePod:
         pool=status.pool,
         min_slot=status.log.head_slot + 1,
         image_digest=status.first_image_digest,
+        predecessor=handover.epoch if handover is not None else 0,
+        predecessor_until=handover.until if handover is not None else 0.0,
     )
+
+
+def _from(status: FineTuneJobStatus, epoch: int) -> bool:
+    """Whether attempt `epoch` takes over from one that may still commit."""
+    return status.handover is not None and status.handover.epoch == epoch - 1
+
+
+def handed_over(situation: Situation, pod: ObservedPod, reason: Reason) -> FineTuneJobStatus:
+    """The status with the current attempt counted as interrupted although its pod still commits; its last word is in the log."""
+    known = replace(situation, status=with_attempt(situation.status, reason=reason))
+    status = accounted(known, None, reason, leaving=True)
+    return change(status, handover=HandoverStatus(epoch=pod.epoch, until=pod.ends_by))
 
 
 def set_aside(situation: Situation, reason: Reason, message: str) -> FineTuneJobStatus:
@@ -98,10 +123,11 @@ def set_aside(situation: Situation, reason: Reason, message: str) -> FineTuneJob
     return change(status, accounted=status.attempt, phase=Phase.ACCOUNTING, notice=None)
 
 
-def accounted(situation: Situation, pod: ObservedPod | None, lost: Reason) -> FineTuneJobStatus:
+def accounted(situation: Situation, pod: ObservedPod | None, lost: Reason, *, leaving: bool = False) -> FineTuneJobStatus:
     """The status with the end of the current attempt recorded, once: verdict, budgets, backoff, and what follows.
 
-    `pod` is None when the pod object is gone; `lost` names what happened if neither the trainer nor the attempt's entry knows.
+    `pod` is None when the pod object is gone, or is still `leaving`; `lost` names what happened if neither the trainer nor the attempt's
+    entry knows.
     """
     end, word, judged = _judged(pod)
     gone = (pod.ended_at if pod is not None else 0.0) or situation.now
@@ -127,8 +153,9 @@ def accounted(situation: Situation, pod: ObservedPod | None, lost: Reason) -> Fi
         ended_at=instant(situation.now),
     )
     if judged is Verdict.INTERRUPTED and entry.running_at and reason not in WISHES:
-        status = ledger.ended(status, situation.status.notice, word, gone)
-    status = change(status, accounted=status.attempt, phase=Phase.ACCOUNTING, notice=None, eta="", active_seconds=active)
+        notice = situation.status.notice
+        status = ledger.leaving(status, notice, gone) if leaving else ledger.ended(status, notice, word, gone)
+    status = change(status, accounted=status.attempt, phase=Phase.ACCOUNTING, notice=None, handover=None, eta="", active_seconds=active)
     if judged is Verdict.SUCCEEDED:
         return _succeeded(situation, status, word.output if word is not None else "")
     if judged.permanent:

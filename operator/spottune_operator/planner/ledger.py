@@ -14,6 +14,8 @@ from spottune_operator.planner.types import ObservedPod
 
 NO_NOTICE = "none"
 """The source of an interruption that nobody announced."""
+DELETION = "deletion"
+"""The source of one of which nothing was heard but that its pod was asked to end."""
 POINTS = ("signal", "step_end", "snapshot", "durable", "gone", "placed", "started", "loaded", "first_step")
 """Fields of `InterruptionStatus` in the order in which they should come to pass."""
 _ENDING = frozenset({"notice", "sigterm"})
@@ -38,13 +40,25 @@ def committed(entry: AttemptStatus, commit: CommitView) -> AttemptStatus:
 
 def ended(status: FineTuneJobStatus, notice: NoticeStatus | None, word: Termination | None, gone: float) -> FineTuneJobStatus:
     """The current attempt was interrupted, its pod `gone` (wall clock seconds). `notice`: what we had heard; `word`: the trainer's last."""
-    ledger = current_attempt(status).interruption
-    if notice is not None and notice.kind == "Interruption" and notice.heard_at:
-        ledger = _heard(_beginning(ledger, notice.announced_at or notice.heard_at, notice.source), notice.source, notice.heard_at)
+    ledger = _announced(current_attempt(status).interruption, notice)
     if word is not None and word.notice_at:
         ledger = _heard(_beginning(ledger, word.notice_at, word.notice_source), word.notice_source, word.notice_at)
         ledger = _with(ledger, signal=word.notice_at)
     return with_attempt(status, interruption=_with(_beginning(ledger, gone, NO_NOTICE), gone=gone))
+
+
+def leaving(status: FineTuneJobStatus, notice: NoticeStatus | None, now: float) -> FineTuneJobStatus:
+    """The current attempt was asked to end, and is followed before its pod has gone."""
+    return with_attempt(status, interruption=_beginning(_announced(current_attempt(status).interruption, notice), now, DELETION))
+
+
+def left(status: FineTuneJobStatus, epoch: int, gone: float) -> FineTuneJobStatus:
+    """The pod of attempt `epoch`, which was followed before it had gone, ended at `gone` (wall clock seconds)."""
+    entry = next((a for a in status.attempts if a.epoch == epoch), None)
+    if entry is None or entry.interruption is None or entry.interruption.gone is not None or not gone:
+        return status
+    known = entry.model_copy(update={"interruption": _with(entry.interruption, gone=gone)})
+    return change(status, attempts=tuple(known if a.epoch == epoch else a for a in status.attempts))
 
 
 def resumed(status: FineTuneJobStatus, pod: ObservedPod, report: Progress | Termination) -> FineTuneJobStatus:
@@ -80,6 +94,12 @@ def told(ledger: InterruptionStatus) -> str:
     beginning = "its loss was seen (nobody had announced it)" if ledger.source == NO_NOTICE else f"the notice ({ledger.source})"
     redone = f" {ledger.steps_redone} steps had to be done again." if ledger.steps_redone is not None else ""
     return f"after {beginning}: {', '.join(parts)}.{redone}"
+
+
+def _announced(ledger: InterruptionStatus | None, notice: NoticeStatus | None) -> InterruptionStatus | None:
+    if notice is None or notice.kind != "Interruption" or not notice.heard_at:
+        return ledger
+    return _heard(_beginning(ledger, notice.announced_at or notice.heard_at, notice.source), notice.source, notice.heard_at)
 
 
 def _open(entry: AttemptStatus, epoch: int) -> bool:

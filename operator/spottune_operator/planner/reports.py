@@ -35,6 +35,8 @@ def taken_over(observed: Observed, status: FineTuneJobStatus, pod: ObservedPod |
     for other in observed.pods:
         if other is not pod and other.termination is not None and other.termination.log is not None:
             status = _log_heard(status, other.termination.log)
+        if other is not pod and other.state is PodState.ENDED:
+            status = ledger.left(status, other.epoch, other.ended_at)
     if pod is None:
         return status
     status = _pod_seen(observed, status, pod)

@@ -8,7 +8,7 @@ from spottune_contract.progress import CheckpointRequest
 from spottune_operator.api.reasons import WISHES, ConditionType, Phase, Reason
 from spottune_operator.api.v1alpha1 import FineTuneJobStatus, NoticeStatus
 from spottune_operator.planner import backoff, budget, ledger, pools, reports, sentences
-from spottune_operator.planner.attempts import TRY_AGAIN, accounted, answered, begun, creation, failed, set_aside
+from spottune_operator.planner.attempts import TRY_AGAIN, accounted, answered, begun, creation, failed, handed_over, set_aside
 from spottune_operator.planner.situation import Situation
 from spottune_operator.planner.statuses import ATTEMPT_MESSAGE_LIMIT, at, change, clip, condition, current_attempt, with_attempt
 from spottune_operator.planner.types import Action, AskCheckpoint, DeletePod, EventSpec, Notice, ObservedPod, ObstacleKind, Plan, PodState
@@ -200,19 +200,24 @@ def pod_is_missing(s: Situation) -> Plan | None:
     return _plan(s, pod_is_missing, change(s.status, phase=phase), action=creation(s, s.status))
 
 
+def successor_may_start(s: Situation) -> Plan | None:
+    """Warm hand-over: the pod was asked to end and commits. The next attempt starts at once, and waits for it at the claim."""
+    pod, spec = s.current, s.observed.spec
+    if pod is None or pod.state is not PodState.TERMINATING or spec is None or spec.handover != "Warm" or s.unwanted is not None:
+        return None
+    reason = _asked_by(s, pod)
+    if reason in WISHES or not pod.running_at:
+        return None
+    told = sentences.draining(with_attempt(s.status, reason=reason), followed=True)
+    return _plan(s, successor_may_start, handed_over(s, pod, reason), told)
+
+
 def pod_is_going(s: Situation) -> Plan | None:
     """Somebody asked for the pod's end: it commits. Nothing to do but to wait, and to remember why."""
     pod = s.current
     if pod is None or pod.state is not PodState.TERMINATING:
         return None
-    reason = current_attempt(s.status).reason
-    if s.interruption is not None and reason not in WISHES:
-        reason = Reason.INTERRUPTION_NOTICE
-    if reason is Reason.ATTEMPT_STARTED:
-        # From a silent node Kubernetes itself deletes the pods after a while; nobody asked for it.
-        asked = Reason.INTERRUPTED if pod.end.disruption else Reason.POD_DELETED
-        reason = Reason.NODE_UNREACHABLE if pod.node_silent else asked
-    status = with_attempt(s.status, reason=reason)
+    status = with_attempt(s.status, reason=_asked_by(s, pod))
     return _plan(s, pod_is_going, change(status, phase=Phase.DRAINING), sentences.draining(status), requeue_after=5.0)
 
 
@@ -249,15 +254,23 @@ def machine_goes_away(s: Situation) -> Plan | None:
 
 
 def machine_should_be_left(s: Situation) -> Plan | None:
-    """A rebalance recommendation, or somebody drains the node: commit now and stay. Once per attempt."""
-    notice, pod = s.recommendation, s.current
-    if notice is None or pod is None or s.status.notice is not None or pod.state is not PodState.RUNNING or not pod.ip:
+    """A rebalance recommendation, or somebody drains the node: commit now, and stay or move as the spec says. Once per attempt."""
+    notice, pod, spec = s.recommendation, s.current, s.observed.spec
+    if notice is None or pod is None or pod.state is not PodState.RUNNING:
         return None
     record = NoticeStatus(epoch=s.status.attempt, kind="Rebalance", source=clip(notice.source, 64), node=notice.node)
+    request = CheckpointRequest(source="rebalance")
+    # What was heard before the pod came there did not keep it from coming, and would not keep the next one.
+    news = not notice.heard_at or notice.heard_at >= pod.created_at
+    if spec is not None and spec.on_rebalance == "Move" and news:
+        status = change(with_attempt(s.status, reason=Reason.REBALANCE_RECOMMENDED), phase=Phase.DRAINING, notice=record)
+        move = DeletePod(pod.name, pod.uid, s.observed.settings.pod_grace, ip=pod.ip, tell=request if pod.ip else None)
+        return _plan(s, machine_should_be_left, status, sentences.draining(status), action=move, requeue_after=5.0)
+    if s.status.notice is not None or not pod.ip:
+        return None
     message = f"Node {notice.node} may go away soon (told by {notice.source}): an extra commit is made now, the pod stays."
     event = EventSpec("Normal", Reason.REBALANCE_RECOMMENDED, message)
-    action = AskCheckpoint(pod.name, pod.ip, CheckpointRequest(source="rebalance"))
-    return _plan(s, machine_should_be_left, change(s.status, notice=record), event, action=action)
+    return _plan(s, machine_should_be_left, change(s.status, notice=record), event, action=AskCheckpoint(pod.name, pod.ip, request))
 
 
 def spec_was_edited_meanwhile(s: Situation) -> Plan | None:
@@ -415,6 +428,7 @@ RULES: tuple[Rule, ...] = (
     namespace_goes_away,
     pod_was_refused,
     pod_is_missing,
+    successor_may_start,
     pod_is_going,
     trainer_is_not_wanted,
     machine_goes_away,
@@ -473,6 +487,18 @@ def _heard_at(s: Situation, notice: Notice) -> float:
     told = s.status.notice
     known = told is not None and (told.epoch, told.kind, told.source) == (s.status.attempt, notice.kind, notice.source)
     return notice.heard_at or (told.heard_at if told is not None and known else s.now)
+
+
+def _asked_by(s: Situation, pod: ObservedPod) -> Reason:
+    """Why a pod that is going was asked to."""
+    reason = current_attempt(s.status).reason
+    if s.interruption is not None and reason not in WISHES:
+        return Reason.INTERRUPTION_NOTICE
+    if reason is not Reason.ATTEMPT_STARTED:
+        return reason
+    # From a silent node Kubernetes itself deletes the pods after a while; nobody asked for it.
+    asked = Reason.INTERRUPTED if pod.end.disruption else Reason.POD_DELETED
+    return Reason.NODE_UNREACHABLE if pod.node_silent else asked
 
 
 def _delete(s: Situation, pod: ObservedPod) -> DeletePod:

@@ -22,7 +22,7 @@ def ended(status: FineTuneJobStatus) -> EventSpec:
     return EventSpec("Normal" if good else "Warning", Reason.SUCCEEDED if good else entry.reason, clip(story + detail + after, 1000))
 
 
-def draining(status: FineTuneJobStatus) -> EventSpec:
+def draining(status: FineTuneJobStatus, *, followed: bool = False) -> EventSpec:
     """Why the current attempt is asked to end."""
     entry = current_attempt(status)
     if entry.reason is Reason.NODE_UNREACHABLE:
@@ -32,9 +32,11 @@ def draining(status: FineTuneJobStatus) -> EventSpec:
         Reason.INTERRUPTION_NOTICE: f"Node {status.node} goes away (told by {status.notice.source})"
         if status.notice
         else "The node goes away",
+        Reason.REBALANCE_RECOMMENDED: f"Node {status.node} may go away soon, and spec.onRebalance is Move",
         Reason.SUSPENDED: "The job is suspended",
         Reason.CANCELLED: "The job is cancelled",
         Reason.MAX_DURATION: "Trainers of this job have run for spec.maxDuration",
     }.get(entry.reason, "The pod was deleted or evicted")
+    comes = " The next one starts already, and takes over then." if followed else ""
     kind = "Normal" if entry.reason in (Reason.SUSPENDED, Reason.CANCELLED) else "Warning"
-    return EventSpec(kind, entry.reason, f"{why}: attempt {entry.epoch} commits its state and ends.")  # type: ignore[arg-type]
+    return EventSpec(kind, entry.reason, f"{why}: attempt {entry.epoch} commits its state and ends.{comes}")  # type: ignore[arg-type]

@@ -39,7 +39,7 @@ class Situation:
     @property
     def in_the_way(self) -> ObservedPod | None:
         """A pod of an attempt that is over and that may still train: the next attempt waits for it, for thrift."""
-        return next((pod for pod in self.garbage if pod.state.live), None)
+        return next((pod for pod in self.garbage if pod.state.live and not self._hands_over(pod)), None)
 
     @property
     def unwanted(self) -> Reason | None:
@@ -63,6 +63,11 @@ class Situation:
     def recommendation(self) -> Notice | None:
         """A recommendation to leave the machine of the current pod."""
         return self._notice("Rebalance")
+
+    def _hands_over(self, pod: ObservedPod) -> bool:
+        """It was asked to end, and its successor waits for it at the claim."""
+        handover = self.status.handover
+        return handover is not None and handover.epoch == pod.epoch and pod.deleting
 
     def _notice(self, kind: str) -> Notice | None:
         if self.current is None or not self.current.node:

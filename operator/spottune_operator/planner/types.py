@@ -89,6 +89,8 @@ class ObservedPod:
     """When the trainer container ended; 0 if nobody told."""
     deleting: bool = False
     """Bears a deletion timestamp."""
+    ends_by: float = 0.0
+    """When its time is up; 0 if nobody asked for its end."""
     node_silent: bool = False
     """Its node is not ready: what the pod does now, nobody can hear."""
     machine_off: str = ""
@@ -199,6 +201,9 @@ class CreatePod:
     min_slot: int
     image_digest: str = ""
     """Image of the first attempt, as `images.resolved` says; empty for the first attempt."""
+    predecessor: int = 0
+    predecessor_until: float = 0.0
+    """As in `RunEnv`."""
 
 
 @dataclass(frozen=True)

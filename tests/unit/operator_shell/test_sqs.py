@@ -117,6 +117,15 @@ async def test_a_message_whose_handling_failed_comes_again(endpoint: str, sqs: S
     reader.queue.stop()
 
 
+async def test_a_message_that_takes_its_time_keeps_none_that_comes_later_waiting(endpoint: str, sqs: SQSClient, queue_url: str) -> None:
+    reader = Reader(endpoint, queue_url, handle_seconds=60)
+    sqs.send_message(QueueUrl=queue_url, MessageBody="slow")
+    await reader.until("r.handled == ['slow']")
+    sqs.send_message(QueueUrl=queue_url, MessageBody="good")
+    await reader.until("'good' in r.handled")
+    reader.queue.stop()
+
+
 async def test_f69_poison_goes_to_the_dead_letter_queue_and_blocks_nothing(endpoint: str, sqs: SQSClient, queue_url: str) -> None:
     reader = Reader(endpoint, queue_url)
     sqs.send_message(QueueUrl=queue_url, MessageBody="poison")

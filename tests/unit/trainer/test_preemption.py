@@ -54,6 +54,23 @@ def test_the_first_signal_counts_and_later_ones_change_nothing(signalled: Preemp
     assert (first.source, first.at, first.reason) == ("sigterm", 100.0, "sigterm")
 
 
+def test_the_last_moment_is_known_only_of_a_signal_after_a_notice_whose_deadline_lies_ahead(signalled: Preemption, clock: Clock) -> None:
+    assert ask(signalled, in_seconds=60) is Answer.ACCEPTED
+    assert signalled.last_moment(100) is None, "nobody asked for the end"
+    os.kill(os.getpid(), signal.SIGTERM)
+    assert signalled.last_moment(100) == 155.0, "the margin that is left for the kubelet"
+    assert signalled.last_moment(20) == 120.0, "the grace period is all that a pod gets"
+    clock.now += 61
+    assert signalled.last_moment(100) is None
+
+
+def test_a_signal_alone_or_a_notice_without_a_deadline_tells_no_last_moment(signalled: Preemption) -> None:
+    os.kill(os.getpid(), signal.SIGTERM)
+    assert signalled.last_moment(100) is None
+    assert ask(signalled, "rebalance", in_seconds=None) is Answer.ACCEPTED
+    assert signalled.last_moment(100) is None
+
+
 def test_a_signal_leaves_a_section_that_changes_nothing_at_once(signalled: Preemption) -> None:
     def loading() -> None:
         with signalled.leaving_at_once():

@@ -1,0 +1,1 @@
+"""What an interruption takes, on the whole local cluster: real kubelets, Karpenter, node agent, operator and trainer."""
