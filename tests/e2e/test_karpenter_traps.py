@@ -33,6 +33,7 @@ PERIOD_SECONDS, GRACE_SECONDS = 60, 45
 """A pod that is held is evicted so long after the notice as these differ: in time, but not at once."""
 HELD = {"annotations": {"karpenter.sh/do-not-disrupt": "true"}}
 EVERYTHING = [{"operator": "Exists"}]
+ALONE = {"trap": "alone"}
 BUDGETED = {"labels": {"budget": "none"}}
 PODS: dict[str, Json] = {
     "plain-bare": {},
@@ -59,12 +60,15 @@ def node_pool(name: str) -> Json:
 
 def pod(name: str) -> Json:
     """A pod that has a machine for itself and ends at SIGTERM."""
+    metadata = PODS[name].get("metadata", {})
+    apart = {"topologyKey": "kubernetes.io/hostname", "labelSelector": {"matchLabels": ALONE}}
     made: Json = {
         "apiVersion": "v1",
         "kind": "Pod",
-        "metadata": {"name": name, "namespace": NAMESPACE, **PODS[name].get("metadata", {})},
+        "metadata": {"name": name, "namespace": NAMESPACE, **metadata, "labels": ALONE | metadata.get("labels", {})},
         "spec": {
             "nodeSelector": {"trap": name.rpartition("-")[2]},
+            "affinity": {"podAntiAffinity": {"requiredDuringSchedulingIgnoredDuringExecution": [apart]}},
             "restartPolicy": "Never",
             "terminationGracePeriodSeconds": GRACE_SECONDS,
             "automountServiceAccountToken": False,
@@ -75,7 +79,6 @@ def pod(name: str) -> Json:
                     "image": "spottune.local/trainer:dev",
                     "imagePullPolicy": "Never",
                     "command": ["python", "-c", "import signal, sys; signal.signal(15, lambda *_: sys.exit()); signal.pause()"],
-                    "resources": {"requests": {"cpu": "2500m"}},
                     "securityContext": RESTRICTED,
                 }
             ],
@@ -103,8 +106,8 @@ def nodes(cluster_home: Path, product_installed: Kube) -> Iterator[dict[str, str
         return running if running.keys() == PODS.keys() else None
 
     yield until(placed, "a machine for each pod")
-    kube.kubectl("delete", "namespace", NAMESPACE, "--wait=false")
     kube.kubectl("delete", "pods", "--all", "-n", NAMESPACE, "--force", "--grace-period=0")
+    kube.kubectl("delete", "namespace", NAMESPACE, "--wait=true", "--timeout=60s")
     kube.kubectl("delete", "nodepool", "trap-bare", "trap-timed", "--wait=true", "--timeout=120s")
 
 
@@ -133,8 +136,12 @@ def test_t3_karpenter_takes_from_its_queue_what_is_about_machines_of_others(clus
     sqs.send_message(QueueUrl=url, MessageBody=json.dumps(notice))
     counts = ("ApproximateNumberOfMessages", "ApproximateNumberOfMessagesNotVisible")
 
-    def empty() -> bool:
-        attributes = sqs.get_queue_attributes(QueueUrl=url, AttributeNames=list(counts))["Attributes"]
-        return all(int(attributes[name]) == 0 for name in counts)
+    def left(queue: str) -> int:
+        attributes = sqs.get_queue_attributes(QueueUrl=queue, AttributeNames=list(counts))["Attributes"]
+        return sum(int(attributes[name]) for name in counts)
 
-    until(empty, "Karpenter deletes a notice of which nobody else has heard", 60)
+    unread = sqs.create_queue(QueueName="nobody-reads-this")["QueueUrl"]
+    sqs.send_message(QueueUrl=unread, MessageBody=json.dumps(notice))
+    until(lambda: left(url) == 0, "Karpenter deletes a notice of which nobody else has heard", 60)
+    assert left(unread) == 1, "what nobody reads stays"
+    sqs.delete_queue(QueueUrl=unread)
