@@ -13,7 +13,7 @@ _LOAD = "the limit is importing torch and loading the model, on cores that all m
 
 def cold(quick: bool) -> list[Figure]:
     """Notice on IMDS and in the queues; the next attempt starts when the pod has gone."""
-    seen = interrupted(Kind.NOTICE, 1 if quick else 4)
+    seen = interrupted(Kind.NOTICE, 1 if quick else 3)
     return [
         _worst("notice_to_signal_s", seen, lambda t: t.between("notice", "signal"), 3.0, "notice on IMDS → the trainer knows"),
         _worst(
@@ -30,7 +30,7 @@ def cold(quick: bool) -> list[Figure]:
 
 def warm(quick: bool) -> list[Figure]:
     """The same with `handover: Warm`: the next attempt loads while the old one trains on."""
-    seen = interrupted(Kind.NOTICE, 1 if quick else 4, "Warm")
+    seen = interrupted(Kind.NOTICE, 1 if quick else 2, "Warm")
     return [
         _worst(
             "warm_without_work_s",
@@ -52,7 +52,7 @@ def warm(quick: bool) -> list[Figure]:
 
 def power_off(quick: bool) -> list[Figure]:
     """Everything on the machine dies at once, and nobody is told."""
-    seen = interrupted(Kind.POWER_OFF, 1 if quick else 3)
+    seen = interrupted(Kind.POWER_OFF, 1 if quick else 2)
     return [
         _worst("power_off_to_detected_s", seen, lambda t: max(0.0, t.begun - t.at), 30.0, "power cut → the operator takes it for off"),
         _worst(
