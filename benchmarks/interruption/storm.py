@@ -8,7 +8,6 @@ from __future__ import annotations
 import asyncio
 import json
 import os
-import socket
 import subprocess
 import sys
 import time
@@ -20,7 +19,7 @@ from typing import TYPE_CHECKING
 import boto3
 
 from benchmarks.operator.hollow import Kubelets, crowd, instance, machine_of
-from benchmarks.operator.installation import installation, percentile
+from benchmarks.operator.installation import free_port, installation, percentile
 from benchmarks.operator.latency import operating
 from benchmarks.operator.trainers import Trainers, address, trainers
 from benchmarks.report import Figure
@@ -38,9 +37,7 @@ BATCH = 10
 @asynccontextmanager
 async def queue() -> AsyncIterator[tuple[SQSClient, str, str]]:
     """A client of an SQS server of its own, with the URL of a queue and the server's endpoint."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
+    port = free_port()
     server = subprocess.Popen([sys.executable, "-m", "moto.server", "-H", "127.0.0.1", "-p", str(port)], stderr=subprocess.DEVNULL)
     try:
         endpoint = f"http://127.0.0.1:{port}"

@@ -105,7 +105,7 @@ class Operator:
 
     def __init__(self, where: Installation, *arguments: str, environ: Mapping[str, str] | None = None) -> None:
         self.began = time.monotonic()
-        self._port = _free_port()
+        self._port = free_port()
         self.log = where.plane.home.logs / "operator.log"
         command = [sys.executable, "-m", "spottune_operator", "--kubeconfig", str(where.kubeconfig), "--cluster-name", "bench"]
         command += ["--trainer-image", "spottune.local/trainer:dev", "--host", "127.0.0.1", "--port", str(self._port)]
@@ -172,7 +172,8 @@ def percentile(values: list[float], share: float) -> float:
     return ordered[max(0, math.ceil(len(ordered) * share) - 1)]
 
 
-def _free_port() -> int:
+def free_port() -> int:
+    """One of the loopback address."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         return int(probe.getsockname()[1])

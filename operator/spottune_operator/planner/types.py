@@ -13,6 +13,7 @@ from enum import StrEnum
 from typing import Literal
 
 from spottune_contract.exitcodes import PodEnd
+from spottune_contract.notice import MARGIN_SECONDS
 from spottune_contract.progress import CheckpointRequest, Progress, Termination
 from spottune_operator.api.reasons import Reason
 from spottune_operator.api.v1alpha1 import FineTuneJobSpec, FineTuneJobStatus, PoolStatus
@@ -32,7 +33,7 @@ class Settings:
     """An image may be unavailable for so long before the job fails."""
     pod_grace: int = 100
     """terminationGracePeriodSeconds of a trainer pod."""
-    notice_margin: float = 5.0
+    notice_margin: float = MARGIN_SECONDS
     """Kept free between the end of a pod's grace time and the announced end of its machine."""
     notice_window: float = 120.0
     """Time between a spot notice and the end of the machine: what a commit has to fit into."""
