@@ -59,13 +59,27 @@ class Done:
     ended: Collection[str] = frozenset()
 
 
-def decide(interruptions: Iterable[Interruption], pods: Iterable[TrainerPod], done: Done, *, now: float, margin: float) -> list[Tell | End]:
+def due(interruptions: Iterable[Interruption], now: float) -> list[Interruption]:
+    """Those of which the trainers are to be told by now (wall clock seconds)."""
+    return [item for item in interruptions if item.act_at <= now]
+
+
+def decide(
+    interruptions: Iterable[Interruption],
+    pods: Iterable[TrainerPod],
+    listed_under: Collection[Interruption],
+    done: Done,
+    *,
+    now: float,
+    margin: float,
+) -> list[Tell | End]:
     """Actions that are due, pod by pod, in the order in which they must be carried out.
 
-    `now` is wall clock seconds, `margin` seconds of the time left that are kept for the kubelet. An empty list means that all is done.
+    `listed_under` is what was due when the list of `pods` was begun, `now` wall clock seconds, `margin` seconds of the time left that
+    are kept for the kubelet. An empty list means that all is done, or waits for a younger list of pods.
     """
-    due = [item for item in interruptions if item.act_at <= now]
-    fatal = min((item for item in due if item.deadline is not None), key=lambda item: item.deadline or 0.0, default=None)
+    announced = due(interruptions, now)
+    fatal = min((item for item in announced if item.deadline is not None), key=lambda item: item.deadline or 0.0, default=None)
     actions: list[Tell | End] = []
     for pod in pods:
         if pod.finished:
@@ -73,9 +87,12 @@ def decide(interruptions: Iterable[Interruption], pods: Iterable[TrainerPod], do
         if pod.address:
             actions += [
                 Tell(pod, item, CheckpointRequest(source=item.source, deadline=item.deadline))
-                for item in due
+                for item in announced
                 if (pod.uid, item.identity) not in done.told
             ]
+        elif fatal not in listed_under:
+            # It may have got its address since it was listed, and would be ended untold.
+            continue
         # A pod that is ending already has its SIGTERM; a second deletion could only shorten the time that it was given.
         if fatal is not None and not pod.ending and pod.uid not in done.ended:
             assert fatal.deadline is not None

@@ -19,7 +19,7 @@ from spottune_agent.imds import Imds, ImdsError
 from spottune_agent.kube import Kube, KubeError
 from spottune_agent.log import Log
 from spottune_agent.notice import Interruption, interruptions, merge
-from spottune_agent.respond import Done, End, Tell, TrainerPod, decide, still_known
+from spottune_agent.respond import Done, End, Tell, TrainerPod, decide, due, still_known
 from spottune_agent.settings import Settings
 from spottune_agent.trainer import TrainerError, tell
 
@@ -37,6 +37,8 @@ class _Known:
 
     interruptions: list[Interruption] = field(default_factory=list)
     pods: list[TrainerPod] = field(default_factory=list)
+    listed_under: list[Interruption] = field(default_factory=list)
+    """What was due when the list that `pods` comes from was begun."""
     told: set[tuple[str, tuple[str, str]]] = field(default_factory=set)
     ended: set[str] = field(default_factory=set)
     recorded: set[tuple[str, tuple[str, str]]] = field(default_factory=set)
@@ -156,6 +158,8 @@ class Agent:
 
     def _remember(self) -> None:
         self._list_now.clear()
+        with self._lock:
+            announced = due(self._known.interruptions, self._wall())
         try:
             pods = self._kube.trainer_pods(self._settings.node)
         except KubeError as error:
@@ -163,18 +167,18 @@ class Agent:
             self._problem("api:list", str(error))
         else:
             self._problem("api:list", "")
-            self._replace_pods(pods)
+            self._replace_pods(pods, announced)
             if self._busy():
                 self._answer_now.set()
         self._list_now.wait(_BUSY_SECONDS if self._busy() else self._settings.list_seconds)
 
-    def _replace_pods(self, pods: list[TrainerPod]) -> None:
-        """Take over a fresh list, and forget all that was noted of pods that are no more."""
+    def _replace_pods(self, pods: list[TrainerPod], announced: list[Interruption]) -> None:
+        """Take over a list that was begun when this was due, and forget all that was noted of pods that are no more."""
         uids = {pod.uid for pod in pods}
         names = {name for pod in pods for name in (_trainer_problem(pod), _delete_problem(pod))}
         with self._lock:
             known = self._known
-            known.pods = pods
+            known.pods, known.listed_under = pods, announced
             known.told = {key for key in known.told if key[0] in uids}
             known.ended &= uids
             known.recorded = {key for key in known.recorded if key[0] in uids}
@@ -183,7 +187,7 @@ class Agent:
     def _busy(self) -> bool:
         now = self._wall()
         with self._lock:
-            return any(item.act_at <= now and item.deadline is not None for item in self._known.interruptions)
+            return any(item.deadline is not None for item in due(self._known.interruptions, now))
 
     # --- the answer --------------------------------------------------------------------------------------------------------------
 
@@ -197,8 +201,8 @@ class Agent:
     def _due(self) -> list[Tell | End]:
         with self._lock:
             done = Done(frozenset(self._known.told), frozenset(self._known.ended))
-            known, pods = list(self._known.interruptions), list(self._known.pods)
-        return decide(known, pods, done, now=self._wall(), margin=self._settings.margin_seconds)
+            known, pods, under = list(self._known.interruptions), list(self._known.pods), list(self._known.listed_under)
+        return decide(known, pods, under, done, now=self._wall(), margin=self._settings.margin_seconds)
 
     def _carry_out(self, actions: list[Tell | End]) -> None:
         """The actions of one pod, in order. A failure is logged and tried again in the next round."""

@@ -151,8 +151,8 @@ def free_port() -> int:
 
 
 @pytest.fixture
-def world(agent_cluster: AgentCluster, tmp_path: Path) -> Iterator[World]:
-    """An agent for the first node, up and looking."""
+def world(agent_cluster: AgentCluster, tmp_path: Path, request: pytest.FixtureRequest) -> Iterator[World]:
+    """An agent for the first node, up and looking; the parameter is its `LIST_SECONDS`."""
     target = urlsplit(agent_cluster.server)
     gate = Gate((target.hostname or "", target.port or 0))
     token_file, log, port = agent_cluster.token_file(agent_cluster.nodes[0]), tmp_path / "agent.log", free_port()
@@ -165,7 +165,7 @@ def world(agent_cluster: AgentCluster, tmp_path: Path) -> Iterator[World]:
             "SPOTTUNE_TOKEN_FILE": str(token_file),
             "SPOTTUNE_IMDS_URL": metadata.url,
             "SPOTTUNE_POLL_SECONDS": "0.1",
-            "SPOTTUNE_LIST_SECONDS": "0.3",
+            "SPOTTUNE_LIST_SECONDS": getattr(request, "param", "0.3"),
             "SPOTTUNE_MARGIN_SECONDS": "5",
             "SPOTTUNE_TRAINER_PORT": str(trainer.port),
             "SPOTTUNE_HEALTH_PORT": str(port),
@@ -202,6 +202,24 @@ def test_a_notice_is_told_to_the_trainer_and_then_its_pod_is_deleted_with_the_ti
         "an event",
     )
     assert recorded[0].involved_object.name == "mine"
+
+
+@pytest.fixture
+def starting_pod(agent_cluster: AgentCluster) -> str:
+    """A trainer pod on the first node that has no address yet."""
+    agent_cluster.pod("starting", agent_cluster.nodes[0], address="")
+    return "starting"
+
+
+@pytest.mark.parametrize("world", ["60"], indirect=True)
+def test_a_pod_that_got_its_address_after_it_was_last_listed_is_told_before_it_is_ended(starting_pod: str, world: World) -> None:
+    await_until(lambda: list(world.health()["pods"].values()) == [""], "the agent knows a pod without an address")
+    world.cluster.start(starting_pod)
+    world.announce(60)
+    await_until(lambda: world.cluster.find(starting_pod).metadata.deletion_timestamp, "the pod is deleted")
+    [ended] = await_until(lambda: world.events("PodEnded"), "the agent says so")
+    [told] = world.events("TrainerTold")
+    assert told["timestamp"] <= ended["timestamp"]
 
 
 def test_a_notice_that_is_read_again_and_again_is_told_once(world: World) -> None:
