@@ -175,13 +175,14 @@ class Executor:
             _log.warning("failure not told", namespace=key.namespace, job=key.name, error=f"{type(failure).__name__}: {failure}")
 
     def _observe(self, job: Json, pods: Iterable[Json]) -> Observed:
-        view = self._view
+        view, pods = self._view, list(pods)
+        nodes = {name: view.nodes[name] for pod in pods if (name := (pod.get("spec") or {}).get("nodeName")) in view.nodes}
         return observe(
             job,
-            list(pods),
-            view.nodes,
+            pods,
+            nodes,
             progress=view.progress,
-            notices=view.notices.about(view.nodes),
+            notices=view.notices.about(nodes),
             obstacle=view.obstacles.get(job["metadata"]["uid"]),
             pools=view.pools,
             silent=view.silent,
@@ -324,6 +325,7 @@ class Executor:
         except NotFound:
             return "gone"
         hit("O6")
+        self._view.pod_leaves(namespace, action.name, action.uid)
         return "deleted"
 
     async def _ask(self, action: AskCheckpoint) -> str:

@@ -8,8 +8,8 @@ may depend on, as JSON text, which takes a tenth of the room of the objects that
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass, field
+from collections.abc import Callable, Collection, Iterable, Mapping
+from dataclasses import dataclass, field, replace
 from sys import intern
 from typing import Any, Literal, NamedTuple
 
@@ -177,6 +177,17 @@ class View:
         else:
             del self._pods_of[place.job]
         return place.job
+
+    def pod_leaves(self, namespace: str, name: str, uid: str) -> None:
+        """Note that the API server has accepted the pod's end; what the watch tells of it comes later."""
+        place = self.pods.get((namespace, name))
+        if place is not None and place.uid == uid:
+            self.pods[namespace, name] = replace(place, leaving=True)
+
+    def stays(self, key: JobKey, nodes: Collection[str]) -> bool:
+        """Whether the job has a pod on one of `nodes` of which nobody has asked for the end."""
+        places = (self.pods[key.namespace, name] for name in self._pods_of.get(key, ()))
+        return any(place.node in nodes and not place.leaving for place in places)
 
     def forget_reports(self) -> None:
         """What trainers and the API server told in an earlier term: another operator may have acted on newer words since."""

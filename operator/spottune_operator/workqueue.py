@@ -52,7 +52,8 @@ class WorkQueue(Generic[K]):
     """Calls `look(key)` for each added key. `look` returns the seconds after which to look again, or None for not by itself.
 
     A key whose look threw is set aside for its backoff, and additions do not shorten that: a job that we cannot handle costs
-    one try per backoff, however many events it makes, and no other key waits for it.
+    one try per backoff, however many events it makes, and no other key waits for it. Of the keys that are due the urgent ones come
+    first; the others come in the order in which they became due.
     """
 
     def __init__(
@@ -71,6 +72,8 @@ class WorkQueue(Generic[K]):
         self._chance = chance
         self._due: dict[K, float] = {}
         self._heap: list[tuple[float, int, K]] = []
+        self._urgent: dict[K, None] = {}
+        """Keys whose next look is urgent, in order."""
         self._order = itertools.count()
         self._active: dict[K, asyncio.Task[None]] = {}
         self._failures: dict[K, int] = {}
@@ -92,25 +95,29 @@ class WorkQueue(Generic[K]):
         """Keys whose last look threw."""
         return len(self._failures)
 
-    def add(self, key: K, delay: float = 0.0) -> None:
+    def add(self, key: K, delay: float = 0.0, *, urgent: bool = False) -> None:
         """Look at `key` in `delay` seconds, or earlier if it is due earlier already."""
+        if urgent:
+            self._urgent[key] = None
+            self._wake.set()
         due = max(asyncio.get_running_loop().time() + delay, self._not_before.get(key, 0.0))
         if due < self._due.get(key, float("inf")):
             self._due[key] = due
             heapq.heappush(self._heap, (due, next(self._order), key))
             self._wake.set()
 
-    def next_look(self, key: K) -> asyncio.Future[float | None]:
+    def next_look(self, key: K, *, urgent: bool = False) -> asyncio.Future[float | None]:
         """Add `key`; the future carries the answer of a look that began after this call, or its error, if it threw."""
         future: asyncio.Future[float | None] = asyncio.get_running_loop().create_future()
         self._waiting.setdefault(key, []).append(future)
-        self.add(key)
+        self.add(key, urgent=urgent)
         return future
 
     def forget(self) -> None:
         """Drop what waits, backoffs included: for somebody who begins anew and learns from elsewhere what there is to do."""
         self._due.clear()
         self._heap.clear()
+        self._urgent.clear()
         self._failures.clear()
         self._not_before.clear()
 
@@ -126,13 +133,20 @@ class WorkQueue(Generic[K]):
 
     def _start_due(self) -> None:
         now = asyncio.get_running_loop().time()
+        for key in [key for key in self._urgent if key not in self._active and self._due.get(key, float("inf")) <= now]:
+            if self.full:
+                return
+            self._start(key)
         while self._heap and self._heap[0][0] <= now and not self.full:
             due, _, key = heapq.heappop(self._heap)
-            if self._due.get(key) != due or key in self._active:
-                # Stale, or put back when its look has ended.
-                continue
-            del self._due[key]
-            self._active[key] = asyncio.create_task(self._one(key), name=f"look {key}")
+            # If not: stale, or put back when its look has ended.
+            if self._due.get(key) == due and key not in self._active:
+                self._start(key)
+
+    def _start(self, key: K) -> None:
+        del self._due[key]
+        self._urgent.pop(key, None)
+        self._active[key] = asyncio.create_task(self._one(key), name=f"look {key}")
 
     async def _sleep(self) -> None:
         """Until the next key is due, or something was added or finished."""

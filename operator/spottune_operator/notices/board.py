@@ -29,11 +29,16 @@ class Heard:
     """Wall clock seconds."""
 
 
+_Key = tuple[str, Kind, float]
+"""Instance, kind, and the deadline that was told; 0 for none."""
+
+
 class NoticeBoard:
     """Remembers notices. The same (instance, kind, time) told twice is one notice, so a flood of copies changes nothing."""
 
     def __init__(self) -> None:
-        self._heard: dict[tuple[str, Kind, float], Heard] = {}
+        self._heard: dict[_Key, Heard] = {}
+        self._by_instance: dict[str, list[_Key]] = {}
 
     def __len__(self) -> int:
         return len(self._heard)
@@ -46,23 +51,24 @@ class NoticeBoard:
             key = (instance, event.kind, event.deadline or 0.0)
             if key not in self._heard:
                 self._heard[key] = Heard(event, source, now)
+                self._by_instance.setdefault(instance, []).append(key)
                 news.append(instance)
         for key in list(self._heard)[: max(0, len(self._heard) - MOST)]:
-            del self._heard[key]
+            self._forget(key)
         return tuple(news)
 
     def expire(self, now: float) -> None:
         """Forget what is older than `KEPT_SECONDS`."""
-        self._heard = {key: heard for key, heard in self._heard.items() if now - heard.heard_at <= KEPT_SECONDS}
+        for key in [key for key, heard in self._heard.items() if now - heard.heard_at > KEPT_SECONDS]:
+            self._forget(key)
 
     def about(self, nodes: Mapping[str, Mapping[str, Any]]) -> tuple[Notice, ...]:
-        """Notices about machines that are among `nodes` (by name) now."""
+        """Notices about machines that are among `nodes` (by name) now. Takes no longer for what was heard of others."""
         if not self._heard:
             return ()
-        names = {instance_of(node): name for name, node in nodes.items()}
         return tuple(
             Notice(
-                node=names[instance],
+                node=name,
                 kind=_announces(heard.event),
                 source=heard.source,
                 deadline=heard.event.deadline or 0.0,
@@ -70,9 +76,15 @@ class NoticeBoard:
                 announced_at=heard.event.at,
                 heard_at=heard.heard_at,
             )
-            for (instance, _, _), heard in self._heard.items()
-            if instance in names
+            for name, instance in ((name, instance_of(node)) for name, node in nodes.items())
+            for heard in (self._heard[key] for key in self._by_instance.get(instance, ()))
         )
+
+    def _forget(self, key: _Key) -> None:
+        del self._heard[key]
+        left = [other for other in self._by_instance.pop(key[0]) if other != key]
+        if left:
+            self._by_instance[key[0]] = left
 
 
 def _announces(event: CloudEvent) -> Literal["Interruption", "Rebalance", "Off"]:

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 
 from spottune_contract.failpoint import hit
 from spottune_contract.labels import JOB
@@ -54,7 +54,7 @@ class NoticeDesk:
         self._wall = wall
 
     async def handle(self, body: str) -> None:
-        """Done when every job concerned has come to rest.
+        """Done when no pod is left on the machine whose end nobody has asked for, or its job has come to rest without.
 
         Raises `Rejected` for what is no event, `TooEarly` while a machine may be a node that no list has shown yet, or what the
         looks threw.
@@ -92,18 +92,24 @@ class NoticeDesk:
             _log.info("notice", kind=event.kind.value, instances=list(known), seconds_left=left, jobs=len(jobs))
         hit("O7")
         for job in jobs:
-            self._queue.add(job)
+            self._queue.add(job, urgent=True)
         # A process that was stopped, or whose watch lags, does not know yet of a pod that is there.
         for node in known.values():
-            pods = [pod["metadata"] for pod in await self._cluster.list_pods(node=node)]
-            jobs |= {JobKey(pod["namespace"], pod["labels"][JOB]) for pod in pods}
-        await asyncio.gather(*(self._settled(job) for job in jobs))
+            for pod in await self._cluster.list_pods(node=node):
+                self._view.put_pod(pod)
+                jobs.add(JobKey(pod["metadata"]["namespace"], pod["metadata"]["labels"][JOB]))
+        await asyncio.gather(*(self._settled(job, known.values()) for job in jobs))
 
-    async def _settled(self, job: JobKey) -> None:
-        """Look until there is nothing more to do: one look may be spent on a conflict or on something that comes first."""
+    async def _settled(self, job: JobKey, nodes: Collection[str]) -> None:
+        """Look until the job has answered: one look may be spent on a conflict or on something that comes first.
+
+        What comes after the pod's end (another machine, another attempt) no longer needs the notice, and others wait for this one.
+        """
         self._view.doubted.add(job)
-        while (again := await self._queue.next_look(job)) is not None and again <= CONFLICT_PAUSE:
-            pass
+        while True:
+            again = await self._queue.next_look(job, urgent=True)
+            if again is None or again > CONFLICT_PAUSE or not self._view.stays(job, nodes):
+                return
 
     def _count(self, kind: str) -> None:
         self._metrics.notices.labels(self._source, kind).inc()

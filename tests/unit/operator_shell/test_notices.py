@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+from collections.abc import Callable
 from typing import Any
 
 import pytest
@@ -59,11 +60,14 @@ class Setup:
         self.view.put_pod(pod("here", "n1"))
         self.view.put_pod(pod("there", "n2"))
         self.answers: list[float | None] = []
+        self.acts: Callable[[], Any] = lambda: None
+        """What each look does."""
         self.queue = WorkQueue[JobKey](self._look)
         self.desk = NoticeDesk(self.cluster, self.view, self.queue, self.metrics, region="us-east-1", wall=lambda: self.now)
 
     async def _look(self, key: JobKey) -> float | None:
         self.looked.append(key)
+        self.acts()
         return self.answers.pop(0) if self.answers else None
 
     async def handle(self, body: str) -> None:
@@ -97,6 +101,40 @@ async def test_a_notice_is_handled_when_the_job_has_come_to_rest_not_when_a_look
     setup.answers = [busy, busy, 5.0]
     await setup.handle(spot())
     assert setup.answers == []
+
+
+async def test_a_notice_is_handled_once_its_pod_has_been_asked_to_end_whatever_the_job_does_after_that(setup: Setup) -> None:
+    """The next attempt needs the notice no more; the other notices of a storm wait for their turn."""
+    setup.answers = [AT_ONCE] * 10
+    setup.acts = lambda: setup.view.pod_leaves("demo", "here-e1-0", "uid-here")
+    await setup.handle(spot())
+    assert len(setup.answers) >= 8, "one look, and what the queue has begun by itself meanwhile"
+
+
+async def test_a_pod_that_somebody_has_ended_already_is_looked_at_once_so_that_the_notice_is_known(setup: Setup) -> None:
+    leaving = pod("here", "n1")
+    leaving["metadata"]["deletionTimestamp"] = "2026-03-01T12:00:01Z"
+    setup.cluster.pods["demo", "here-e1-0"] = leaving
+    setup.answers = [AT_ONCE] * 10
+    await setup.handle(spot())
+    assert len(setup.answers) >= 8, "one look, and what the queue has begun by itself meanwhile"
+
+
+async def test_the_end_of_another_pod_of_that_name_or_elsewhere_does_not_count(setup: Setup) -> None:
+    setup.answers = [AT_ONCE, AT_ONCE, 5.0]
+    setup.acts = lambda: [
+        setup.view.pod_leaves("demo", "here-e1-0", "uid-before"),
+        setup.view.pod_leaves("demo", "there-e1-0", "uid-there"),
+    ]
+    await setup.handle(spot())
+    assert setup.answers == []
+
+
+async def test_jobs_with_a_notice_are_looked_at_before_all_others(setup: Setup) -> None:
+    for number in range(100):
+        setup.queue.add(JobKey("demo", f"other-{number}"))
+    await setup.handle(spot())
+    assert setup.looked[0] == JobKey("demo", "here")
 
 
 async def test_a_job_whose_pod_no_watch_has_told_of_yet_is_looked_at_too(setup: Setup) -> None:
@@ -170,6 +208,18 @@ def test_only_what_ends_the_machine_soon_is_an_interruption(kind: Kind, shown: s
     board.post(CloudEvent(kind, (INSTANCE,), NOW, None, "x"), "sqs", NOW)
     (notice,) = board.about({"n1": node("n1", INSTANCE)})
     assert notice.kind == shown
+
+
+def test_the_board_keeps_no_more_than_its_most_and_finds_by_machine_whatever_it_has_forgotten(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("spottune_operator.notices.board.MOST", 3)
+    board, nodes = NoticeBoard(), {"n1": node("n1", INSTANCE), "n2": node("n2", OTHER)}
+    for second, instance in enumerate((INSTANCE, OTHER, INSTANCE, OTHER, OTHER)):
+        board.post(CloudEvent(Kind.SPOT_INTERRUPTION, (instance,), NOW, NOW + 120 + second, "x"), "sqs", NOW + second)
+    assert sorted((notice.node, notice.deadline - NOW) for notice in board.about(nodes)) == [("n1", 122), ("n2", 123), ("n2", 124)]
+    board.expire(NOW + KEPT_SECONDS + 2.5)
+    assert [notice.node for notice in board.about(nodes)] == ["n2", "n2"]
+    board.expire(NOW + KEPT_SECONDS + 9)
+    assert (len(board), board.about(nodes)) == (0, ())
 
 
 def test_the_board_shows_only_live_nodes_and_forgets() -> None:

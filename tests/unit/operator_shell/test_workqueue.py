@@ -112,6 +112,48 @@ def test_no_more_looks_at_once_than_workers_and_all_get_their_turn() -> None:
     assert max(time for time, _ in looker.seen) == 3.0
 
 
+def test_what_is_urgent_comes_before_whatever_else_is_due() -> None:
+    looker = Looker(seconds=1)
+
+    async def scenario() -> None:
+        queue = WorkQueue[str](looker, workers=1)
+
+        def script() -> None:
+            for key in "abcd":
+                queue.add(key)
+            asyncio.get_running_loop().call_later(1.5, lambda: queue.add("d", urgent=True))
+            asyncio.get_running_loop().call_later(1.6, lambda: queue.next_look("late", urgent=True))
+
+        await _with(queue, 20, script)
+
+    run_virtually(scenario())
+    assert [key for _, key in looker.seen] == ["a", "b", "d", "late", "c"]
+
+
+def test_what_is_urgent_wakes_nobody_who_failed_a_moment_ago_and_is_not_lost_while_its_look_is_under_way() -> None:
+    looker = Looker(seconds=1)
+
+    async def look(key: str) -> float | None:
+        await looker(key)
+        if key == "bad":
+            raise RuntimeError("cannot")
+        return None
+
+    async def scenario() -> None:
+        queue = WorkQueue[str](look, backoff=Backoff(first=4, jitter=0), workers=1)
+
+        def script() -> None:
+            queue.add("bad")
+            for key in ("bad", "good", "other"):
+                asyncio.get_running_loop().call_later(1.5, lambda key=key: queue.add(key, urgent=key != "other"))
+            asyncio.get_running_loop().call_later(2, lambda: queue.add("good", urgent=True))
+
+        await _with(queue, 5.5, script)
+
+    run_virtually(scenario())
+    assert looker.seen == [(0.0, "bad"), (1.5, "good"), (2.5, "good"), (3.5, "other"), (5.0, "bad")]
+
+
 def test_it_is_full_while_something_due_has_to_wait() -> None:
     looker, full = Looker(seconds=1), []
 
