@@ -318,7 +318,7 @@ class Executor:
         return owned and epoch == str(action.epoch) and "deletionTimestamp" not in metadata
 
     async def _delete(self, namespace: str, action: DeletePod) -> str:
-        if action.tell is not None and action.ip:
+        if action.tell is not None and action.ip and self._view.told.get(action.uid) != action.tell:
             await self._ask(AskCheckpoint(action.name, action.ip, action.tell))
         try:
             await self._cluster.delete_pod(namespace, action.name, uid=action.uid, grace_seconds=action.grace_seconds)

@@ -35,6 +35,9 @@ from spottune_operator.workqueue import Failed, WorkQueue
 RARELY = (100_000, 50, 100)
 """Of the garbage collector: parsed lists are large and have no cycles, and to search them for some takes a third of the time of parsing."""
 
+GIL_SECONDS = 0.0005
+"""After so long a thread that reads the queue gets its turn beside a busy event loop; Python's own 5 ms add up to a second a receive."""
+
 _log = logs.get(__name__)
 
 
@@ -61,7 +64,7 @@ async def operate(config: Config) -> None:
         silence = Silence(cluster, view, queue, clocks)
         server = await health.serve(ears, metrics, host=config.host, port=config.port, clock=clocks.monotonic)
         stack.push_async_callback(server.cleanup)
-        notices = _listen(config, cluster, view, queue, metrics, leadership.leads) if config.queue is not None else None
+        notices = _listen(config, cluster, trainers, view, queue, metrics, leadership.leads) if config.queue is not None else None
         if notices is not None:
             stack.callback(notices.stop)
 
@@ -112,10 +115,10 @@ def _stand(cluster: KubernetesCluster, config: Config, ears: Health, clocks: Clo
 
 
 def _listen(
-    config: Config, cluster: Cluster, view: View, queue: WorkQueue[JobKey], metrics: Metrics, leads: Callable[[], bool]
+    config: Config, cluster: Cluster, trainers: Trainers, view: View, queue: WorkQueue[JobKey], metrics: Metrics, leads: Callable[[], bool]
 ) -> NoticeQueue:
     assert config.queue is not None
-    desk = NoticeDesk(cluster, view, queue, metrics, account=config.account, region=config.queue.region)
+    desk = NoticeDesk(cluster, trainers, view, queue, metrics, account=config.account, region=config.queue.region)
     up = metrics.notice_source_up.labels("sqs")
     return NoticeQueue(
         connect(config.queue), config.queue.url, desk.handle, up=lambda answering: up.set(1 if answering else 0), wanted=leads
@@ -169,6 +172,7 @@ def main() -> int:
     config = configuration.parse(sys.argv[1:], os.environ)
     logs.configure(config.log_level)
     gc.set_threshold(*RARELY)
+    sys.setswitchinterval(GIL_SECONDS)
     prometheus_client.disable_created_metrics()  # type: ignore[no-untyped-call]
     try:
         asyncio.run(operate(config))

@@ -14,7 +14,7 @@ from sys import intern
 from typing import Any, Literal, NamedTuple
 
 from spottune_contract.labels import JOB, POOL, TRAINER_CONTAINER
-from spottune_contract.progress import Progress
+from spottune_contract.progress import CheckpointRequest, Progress
 from spottune_operator.allowance import Allowance
 from spottune_operator.api.v1alpha1 import FineTuneJobStatus, PoolStatus
 from spottune_operator.notices.board import NoticeBoard
@@ -79,6 +79,8 @@ class View:
     """Latest report by pod UID."""
     silent: dict[str, float] = field(default_factory=dict)
     """Running trainers that did not answer when they were last asked, by pod UID: since when (wall clock seconds)."""
+    told: dict[str, CheckpointRequest] = field(default_factory=dict)
+    """What trainers were told ahead of the look that decides about them, by pod UID."""
     off: set[str] = field(default_factory=set)
     """Nodes of which neither trainers nor kubelet are heard; see `silence`."""
     obstacles: dict[str, Obstacle] = field(default_factory=dict)
@@ -171,6 +173,7 @@ class View:
         del self.pods[namespace, name]
         self.progress.pop(uid, None)
         self.silent.pop(uid, None)
+        self.told.pop(uid, None)
         left = tuple(other for other in self._pods_of[place.job] if other != name)
         if left:
             self._pods_of[place.job] = left
@@ -193,12 +196,16 @@ class View:
         """What trainers and the API server told in an earlier term: another operator may have acted on newer words since."""
         self.progress.clear()
         self.silent.clear()
+        self.told.clear()
         self.off.clear()
         self.obstacles.clear()
 
+    def pods_on(self, node: str) -> list[PodPlace]:
+        return [place for place in self.pods.values() if place.node == node]
+
     def jobs_on(self, node: str) -> set[JobKey]:
         """Jobs that have a pod on `node`."""
-        return {place.job for place in self.pods.values() if place.node == node}
+        return {place.job for place in self.pods_on(node)}
 
 
 class Listing:

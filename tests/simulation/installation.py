@@ -116,7 +116,7 @@ class SimOperator:
         queue = WorkQueue[JobKey](executor.consider, on_failure=Complaints(executor), chance=lambda: 0.5)
         health = Health(started=loop.time())
         resync = Resync(cluster, self.view, executor, queue, health, metrics, clocks, lambda: True)
-        desk = NoticeDesk(cluster, self.view, queue, metrics, wall=lambda: site.world.now)
+        desk = NoticeDesk(cluster, trainers, self.view, queue, metrics, wall=lambda: site.world.now)
         loops: list[Coroutine[Any, Any, None]] = [
             queue.run(),
             resync.run(),

@@ -69,7 +69,7 @@ class NoticeBoard:
         return tuple(
             Notice(
                 node=name,
-                kind=_announces(heard.event),
+                kind=announces(heard.event),
                 source=heard.source,
                 deadline=heard.event.deadline or 0.0,
                 instance_id=instance,
@@ -87,7 +87,8 @@ class NoticeBoard:
             self._by_instance[key[0]] = left
 
 
-def _announces(event: CloudEvent) -> Literal["Interruption", "Rebalance", "Off"]:
+def announces(event: CloudEvent) -> Literal["Interruption", "Rebalance", "Off"]:
+    """What the event means for its machines; see `Notice.kind`."""
     if event.kind is Kind.STATE_CHANGE and event.action in _OFF:
         return "Off"
     return "Interruption" if event.kind in _ENDING else "Rebalance"

@@ -1,6 +1,7 @@
-"""What happens to one message: parse it, match it against live nodes, put it on the board, have the jobs concerned looked at.
+"""What happens to one message: parse it, match it against live nodes, put it on the board, tell the trainers there, have their jobs looked at.
 
-The acting itself (tell the trainer, then delete its pod with the time that is left) is the planner's decision like every other.
+What is done about it is the planner's decision like every other, and waits for the API server. That a trainer is told does not: the worst
+that a word too many can do is an early commit, and of two minutes none is to be lost while the API server is slow.
 """
 
 from __future__ import annotations
@@ -11,14 +12,16 @@ from collections.abc import Callable, Collection
 
 from spottune_contract.failpoint import hit
 from spottune_contract.labels import JOB
+from spottune_contract.progress import CheckpointRequest
 from spottune_operator import logs
 from spottune_operator.cluster import Cluster
 from spottune_operator.executor import CONFLICT_PAUSE
 from spottune_operator.metrics import Metrics
-from spottune_operator.notices.board import instance_of
+from spottune_operator.notices.board import announces, instance_of
 from spottune_operator.notices.eventbridge import CloudEvent, Irrelevant, Malformed, parse
 from spottune_operator.notices.sqs import Rejected, TooEarly
-from spottune_operator.view import JobKey, View
+from spottune_operator.trainers import Trainers, Unreachable
+from spottune_operator.view import JobKey, PodPlace, View
 from spottune_operator.workqueue import WorkQueue
 
 STALE_SECONDS = 300.0
@@ -35,6 +38,7 @@ class NoticeDesk:
     def __init__(
         self,
         cluster: Cluster,
+        trainers: Trainers,
         view: View,
         queue: WorkQueue[JobKey],
         metrics: Metrics,
@@ -45,6 +49,7 @@ class NoticeDesk:
         wall: Callable[[], float] = time.time,
     ) -> None:
         self._cluster = cluster
+        self._trainers = trainers
         self._view = view
         self._queue = queue
         self._metrics = metrics
@@ -93,12 +98,31 @@ class NoticeDesk:
         hit("O7")
         for job in jobs:
             self._queue.add(job, urgent=True)
+        told = asyncio.gather(*(self._tell(place, event) for node in known.values() for place in self._view.pods_on(node)))
+        try:
+            await self._answered(jobs, known.values())
+        finally:
+            await told
+
+    async def _tell(self, place: PodPlace, event: CloudEvent) -> None:
+        """Tell a trainer of the end of its machine, once; what it is not told now, the look that ends its pod tells it again."""
+        ends = announces(event) == "Interruption" and event.deadline is not None and event.deadline > self._wall()
+        if not ends or not place.running or not place.ip or place.leaving or place.uid in self._view.told:
+            return
+        request = self._view.told[place.uid] = CheckpointRequest(source=self._source, deadline=event.deadline)
+        try:
+            await self._trainers.ask_checkpoint(place.ip, request)
+        except Unreachable as error:
+            self._view.told.pop(place.uid, None)
+            _log.info("trainer not told", namespace=place.job.namespace, job=place.job.name, error=str(error))
+
+    async def _answered(self, jobs: set[JobKey], nodes: Collection[str]) -> None:
         # A process that was stopped, or whose watch lags, does not know yet of a pod that is there.
-        for node in known.values():
+        for node in nodes:
             for pod in await self._cluster.list_pods(node=node):
                 self._view.put_pod(pod)
                 jobs.add(JobKey(pod["metadata"]["namespace"], pod["metadata"]["labels"][JOB]))
-        await asyncio.gather(*(self._settled(job, known.values()) for job in jobs))
+        await asyncio.gather(*(self._settled(job, nodes) for job in jobs))
 
     async def _settled(self, job: JobKey, nodes: Collection[str]) -> None:
         """Look until the job has answered: one look may be spent on a conflict or on something that comes first.

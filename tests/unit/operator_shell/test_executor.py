@@ -369,6 +369,23 @@ async def test_on_a_notice_the_trainer_is_told_first_and_its_pod_ends_in_the_tim
     assert len([call for call in setup.cluster.calls if call.startswith("delete")]) == 1
 
 
+@pytest.mark.parametrize(("told", "asked"), [("the same", 0), ("another deadline", 1)])
+async def test_what_the_trainer_was_told_already_it_is_not_told_again(setup: Setup, told: str, asked: int) -> None:
+    setup.node("n1", "i-12345678")
+    setup.cluster.add_job("job")
+    await setup.settle()
+    setup.run_pod("job-e1-0", "n1")
+    await setup.settle()
+    uid = setup.cluster.pods["demo", "job-e1-0"]["metadata"]["uid"]
+    deadline = setup.now + (60 if told == "the same" else 90)
+    setup.view.told[uid] = CheckpointRequest(source="sqs", deadline=deadline)
+    event = CloudEvent(Kind.SPOT_INTERRUPTION, ("i-12345678",), setup.now, setup.now + 60, "terminate")
+    setup.view.notices.post(event, "sqs", setup.now)
+    await setup.settle()
+    assert len(setup.trainers.asked) == asked
+    assert len([call for call in setup.cluster.calls if call.startswith("delete")]) == 1
+
+
 async def test_events_are_told_after_the_status_and_the_same_one_is_counted(setup: Setup) -> None:
     setup.cluster.add_job("job")
     await setup.settle()

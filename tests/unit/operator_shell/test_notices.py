@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 
+from spottune_contract.progress import CheckpointRequest
 from spottune_operator.cluster import Unavailable
 from spottune_operator.executor import AT_ONCE, CONFLICT_PAUSE
 from spottune_operator.metrics import Metrics
@@ -17,6 +18,7 @@ from spottune_operator.notices.desk import SKEW_SECONDS, STALE_SECONDS, NoticeDe
 from spottune_operator.notices.eventbridge import CloudEvent, Kind
 from spottune_operator.notices.sqs import Rejected, TooEarly
 from spottune_operator.planner.types import Notice
+from spottune_operator.trainers import Unreachable
 from spottune_operator.view import JobKey, View
 from spottune_operator.workqueue import WorkQueue
 from tests.fixtures.memory_cluster import MemoryCluster
@@ -49,11 +51,25 @@ def scheduled(*instances: str) -> str:
     return json.dumps({**base, "detail": {**detail, "affectedEntities": entities}})
 
 
+class ListeningTrainers:
+    """Keeps what is asked; does not answer while `deaf`."""
+
+    def __init__(self) -> None:
+        self.asked: list[tuple[str, CheckpointRequest]] = []
+        self.deaf = False
+
+    async def ask_checkpoint(self, ip: str, request: CheckpointRequest) -> None:
+        if self.deaf:
+            raise Unreachable("no answer")
+        self.asked.append((ip, request))
+
+
 class Setup:
     """A desk with one of our nodes, one job on it, one job elsewhere, and a queue that records its looks."""
 
     def __init__(self) -> None:
         self.cluster, self.view, self.metrics, self.looked = MemoryCluster(), View(), Metrics(), list[JobKey]()
+        self.trainers = ListeningTrainers()
         self.now = NOW + 5
         self.view.listed_at = NOW + SKEW_SECONDS
         self.view.put_node(node("n1", INSTANCE))
@@ -63,7 +79,15 @@ class Setup:
         self.acts: Callable[[], Any] = lambda: None
         """What each look does."""
         self.queue = WorkQueue[JobKey](self._look)
-        self.desk = NoticeDesk(self.cluster, self.view, self.queue, self.metrics, region="us-east-1", wall=lambda: self.now)
+        self.desk = NoticeDesk(
+            self.cluster,
+            self.trainers,  # type: ignore[arg-type]
+            self.view,
+            self.queue,
+            self.metrics,
+            region="us-east-1",
+            wall=lambda: self.now,
+        )
 
     async def _look(self, key: JobKey) -> float | None:
         self.looked.append(key)
@@ -137,6 +161,44 @@ async def test_jobs_with_a_notice_are_looked_at_before_all_others(setup: Setup) 
     assert setup.looked[0] == JobKey("demo", "here")
 
 
+async def test_the_trainers_on_the_machine_are_told_at_once_and_once_though_the_api_server_gives_no_answer(setup: Setup) -> None:
+    setup.cluster.refuse["list"] = [Unavailable("no answer")] * 2
+    for _ in range(2):
+        with pytest.raises(Unavailable):
+            await setup.handle(spot())
+    assert setup.trainers.asked == [("10.0.0.1", CheckpointRequest(source="sqs", deadline=NOW + 120))]
+
+
+async def test_a_trainer_that_did_not_listen_is_told_again_with_the_next_delivery(setup: Setup) -> None:
+    setup.trainers.deaf = True
+    await setup.handle(spot())
+    assert setup.view.told == {}
+    setup.trainers.deaf = False
+    await setup.handle(spot())
+    assert len(setup.trainers.asked) == 1
+    assert setup.view.told == {"uid-here": CheckpointRequest(source="sqs", deadline=NOW + 120)}
+    setup.view.drop_pod("demo", "here-e1-0", "uid-here")
+    assert setup.view.told == {}, "kept no longer than the pod"
+
+
+@pytest.mark.parametrize("change", [{"status": {"phase": "Pending"}}, {"metadata": {"deletionTimestamp": "2026-03-01T12:00:01Z"}}])
+async def test_nobody_is_told_ahead_who_does_not_run_yet_or_was_asked_to_end_already(setup: Setup, change: dict[str, Any]) -> None:
+    document = pod("here", "n1")
+    for name, fields in change.items():
+        document[name] |= fields
+    setup.view.put_pod(document)
+    await setup.handle(spot())
+    assert setup.trainers.asked == []
+
+
+async def test_a_recommendation_and_a_deadline_that_has_passed_are_left_to_the_planner(setup: Setup) -> None:
+    await setup.handle(scheduled(INSTANCE))
+    setup.now = NOW + 121
+    await setup.handle(spot())
+    assert setup.trainers.asked == []
+    assert len(setup.view.notices) == 2
+
+
 async def test_a_job_whose_pod_no_watch_has_told_of_yet_is_looked_at_too(setup: Setup) -> None:
     """A process that was stopped after a create does not know where that pod went; the message must not be deleted unheard."""
     for job, name in (("here", "n1"), ("new", "n1"), ("elsewhere", "n2")):
@@ -149,7 +211,7 @@ async def test_a_notice_is_not_handled_when_nobody_can_say_whose_pods_are_there(
     setup.cluster.refuse["list"] = [Unavailable("no answer")]
     with pytest.raises(Unavailable):
         await setup.handle(spot())
-    assert len(setup.queue) == 1, "whoever is known is looked at nevertheless"
+    assert set(setup.looked) == {JobKey("demo", "here")}, "whoever is known is looked at nevertheless"
 
 
 async def test_f6_the_same_notice_five_times_is_one_notice(setup: Setup) -> None:

@@ -194,6 +194,40 @@ async def test_a_failure_between_handling_and_deleting_brings_the_message_again_
     reader.queue.stop()
 
 
+@pytest.mark.parametrize("refusal", ["call", "entry"])
+async def test_what_cannot_be_deleted_comes_again_and_ends_no_reading(
+    endpoint: str, sqs: SQSClient, queue_url: str, monkeypatch: pytest.MonkeyPatch, refusal: str
+) -> None:
+    client = connect(QueueSettings(queue_url, "us-east-1", endpoint))
+    delete, refused = client.delete_message_batch, list[Any]()
+
+    def refuses_once(**arguments: Any) -> Any:
+        if refused:
+            return delete(**arguments)
+        refused.append(arguments)
+        if refusal == "call":
+            raise OSError("connection reset")
+        return {"Successful": [], "Failed": [{"Id": "0", "SenderFault": False, "Code": "InternalError", "Message": "later"}]}
+
+    monkeypatch.setattr(client, "delete_message_batch", refuses_once)
+    reader = Reader(endpoint, queue_url, client=client)
+    sqs.send_message(QueueUrl=queue_url, MessageBody="one")
+    await reader.until("len(r.handled) == 2")
+    assert await _emptied(sqs, queue_url)
+    reader.queue.stop()
+
+
+async def test_slow_messages_of_a_batch_share_their_time_so_that_the_handled_ones_are_deleted_before_they_come_again(
+    endpoint: str, sqs: SQSClient, queue_url: str
+) -> None:
+    bodies = ["slow 1", "slow 2", "slow 3", "fast"]
+    sqs.send_message_batch(QueueUrl=queue_url, Entries=[{"Id": str(n), "MessageBody": body} for n, body in enumerate(bodies)])
+    reader = Reader(endpoint, queue_url, handle_seconds=0.5)
+    await reader.until("all(r.handled.count(f'slow {n}') == 2 for n in (1, 2, 3))")
+    assert reader.handled.count("fast") == 1
+    reader.queue.stop()
+
+
 async def test_an_error_of_an_unknown_kind_in_the_client_is_an_outage_and_ends_no_reading(
     endpoint: str, sqs: SQSClient, queue_url: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
