@@ -95,17 +95,29 @@ async def _measure(count: int, notices: int, settle: float) -> Sequence[Figure]:
     with trainers() as hollow:
         async with queue() as (client, url, endpoint), installation() as where, crowd(where, hollow, count, alone=notices):
             flags = ("--sqs-queue-url", url, "--sqs-endpoint", endpoint)
-            async with Kubelets.at_work(where.api, hollow, count), operating(where, hollow, *flags):
+            async with Kubelets.at_work(where.api, hollow, count) as kubelets, operating(where, hollow, *flags):
                 await asyncio.sleep(settle)
+                if kubelets.ended:
+                    raise RuntimeError(
+                        f"{len(kubelets.ended)} pods were ended before the first notice: this machine is too slow for the load"
+                    )
                 sent = await _storm(client, url, notices)
-                told = await _told(hollow, sent, 120)
+                await _told(hollow, sent, 120)
                 await asyncio.sleep(10)
                 told = await _told(hollow, sent, 0)
     seconds = [told[ip][1] - at for ip, at in sent.items() if ip in told] or [float("inf")]
+    ends = [kubelets.ended[ip] - at for ip, at in sent.items() if ip in kubelets.ended] or [float("inf")]
     what = f"{notices} notices within {SECONDS:g} s on {count:,} jobs"
     return [
         Figure(
             "storm_notice_to_signal_p99_s", percentile(seconds, 0.99), "s", 5.0, detail=f"{what}; median {percentile(seconds, 0.5):.1f} s"
+        ),
+        Figure(
+            "storm_notice_to_sigterm_p99_s",
+            percentile(ends, 0.99),
+            "s",
+            None,
+            detail=f"pod deleted: the second signal; median {percentile(ends, 0.5):.1f} s, {len(sent) - len(ends)} not within 120 s",
         ),
         Figure("storm_unanswered", float(len(sent.keys() - told.keys())), "", 0.0, detail="trainers that were not told within 120 s"),
         Figure(

@@ -28,6 +28,10 @@ def pod_key(namespace: str, name: str) -> str:
     return f"/registry/pods/{namespace}/{name}"
 
 
+def lease_key(namespace: str, name: str) -> str:
+    return f"/registry/leases/{namespace}/{name}"
+
+
 def stored(document: Json) -> Json:
     """The document without its resourceVersion, which is etcd's own. Pure."""
     return document | {"metadata": {name: value for name, value in document["metadata"].items() if name != "resourceVersion"}}

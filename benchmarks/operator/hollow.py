@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import time
 import uuid
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
@@ -16,13 +17,16 @@ from datetime import UTC, datetime
 from functools import partial
 
 from benchmarks.operator.api import PODS, Api, Json, at_once, jobs_in, pods_in
-from benchmarks.operator.etcd import AT_ONCE, job_key, pod_key
+from benchmarks.operator.etcd import AT_ONCE, job_key, lease_key, pod_key
 from benchmarks.operator.installation import Installation, Operator
 from benchmarks.operator.trainers import Trainers, address
 from spottune_contract.labels import API_VERSION, EPOCH, GROUP, JOB, KIND, TRAINER_CONTAINER, pod_name
+from spottune_operator.silence import NODE_LEASES
 from spottune_operator.tasks import cancelled
 
 NODES = 20
+RENEW_SECONDS = 10.0
+LEASES = f"/apis/coordination.k8s.io/v1/namespaces/{NODE_LEASES}/leases"
 PER_NAMESPACE = 250
 _PATTERN, _PATTERN_NAMESPACE = "pattern-of-all-jobs", "pattern-of-all-namespaces"
 _IMAGE = f"spottune.local/trainer@sha256:{'a' * 64}"
@@ -95,8 +99,10 @@ def running(ip: str) -> Json:
 
 
 @asynccontextmanager
-async def machines(api: Api, count: int = NODES) -> AsyncIterator[None]:
-    """Nodes that are ready and stay so."""
+async def machines(where: Installation, count: int = NODES) -> AsyncIterator[None]:
+    """Nodes that are ready and stay so: their Leases are renewed as often as by a kubelet, past the API server that is measured."""
+    api = where.api
+    leases: dict[str, Json] = {}
 
     async def add(name: str) -> None:
         labels = {
@@ -117,14 +123,15 @@ async def machines(api: Api, count: int = NODES) -> AsyncIterator[None]:
         ready = {"type": "Ready", "status": "True", "reason": "KubeletReady", "lastHeartbeatTime": now(), "lastTransitionTime": now()}
         await api.call("PATCH", f"/api/v1/nodes/{name}/status", {"status": {"capacity": room, "allocatable": room, "conditions": [ready]}})
         spec = {"holderIdentity": name, "leaseDurationSeconds": 40, "renewTime": _micro()}
-        await api.call("POST", leases, {"metadata": {"name": name}, "spec": spec})
+        leases[name] = await api.call("POST", LEASES, {"metadata": {"name": name}, "spec": spec})
 
     async def beat() -> None:
         while True:
-            await asyncio.sleep(5 if count <= NODES else 15)
-            await at_once([partial(api.call, "PATCH", f"{leases}/{name}", {"spec": {"renewTime": _micro()}}) for name in names], 4)
+            await asyncio.sleep(RENEW_SECONDS)
+            spec = {"renewTime": _micro()}
+            renewed = [(lease_key(NODE_LEASES, name), lease | {"spec": lease["spec"] | spec}) for name, lease in leases.items()]
+            await where.etcd.put(renewed)
 
-    leases = "/apis/coordination.k8s.io/v1/namespaces/kube-node-lease/leases"
     names = [f"hollow-{number}" for number in range(count)]
     await at_once([partial(add, name) for name in names])
     beating = asyncio.create_task(beat())
@@ -148,6 +155,8 @@ class Kubelets:
         self._api, self._trainers = api, trainers
         self._number = first
         self._started: set[str] = set()
+        self.ended: dict[str, float] = {}
+        """When each pod's end was first heard of, when a kubelet sends SIGTERM (wall clock seconds), by its address."""
         self._tasks: set[asyncio.Task[None]] = set()
 
     @classmethod
@@ -172,6 +181,7 @@ class Kubelets:
         metadata = pod["metadata"]
         path = f"{pods_in(metadata['namespace'])}/{metadata['name']}"
         if "deletionTimestamp" in metadata:
+            self.ended.setdefault(pod["status"].get("podIP", ""), time.time())
             await self._api.call("DELETE", path, {"gracePeriodSeconds": 0}, missing_ok=True)
         elif metadata["uid"] not in self._started and pod["status"].get("phase") == "Pending":
             self._started.add(metadata["uid"])
@@ -188,7 +198,7 @@ async def crowd(where: Installation, trainers: Trainers, count: int, alone: int 
 
     The first `alone` of them have a machine for themselves.
     """
-    async with machines(where.api, NODES + alone):
+    async with machines(where, NODES + alone):
         namespaces = await _namespaces(where.api, -(-count // PER_NAMESPACE))
         pattern = await _pattern(where, trainers)
         # In a thread: the machines have to be heard of all the while.

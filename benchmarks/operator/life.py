@@ -191,7 +191,7 @@ def _figures(steps: Sequence[tuple[str, int, Counter[str]]], idle: Counter[str],
 
 async def _measure(rest: float) -> Sequence[Figure]:
     with trainers() as hollow, _notices() as notices:
-        async with installation() as where, machines(where.api, 2):
+        async with installation() as where, machines(where, 2):
             return await _live(where, hollow, notices, rest)
 
 
