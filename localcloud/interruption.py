@@ -11,12 +11,12 @@ import re
 import sys
 import time
 import uuid
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from contextlib import suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
-from typing import Any, get_args
+from typing import Any, Literal, get_args
 
 from botocore.exceptions import BotoCoreError, ClientError
 
@@ -27,6 +27,10 @@ from localcloud.moto_server import SOURCE_ROOT
 from localcloud.process import Service, ServiceError
 
 _LOOK_AGAIN_SECONDS = 0.25
+
+
+Way = Literal["imds", "queues"]
+"""How a notice comes."""
 
 
 @dataclass(frozen=True)
@@ -45,11 +49,13 @@ def interrupt(
     notice_seconds: float = ec2_events.NOTICE.total_seconds(),
     kind: Action = "terminate",
     with_rebalance: bool = False,
+    via: Collection[Way] = get_args(Way),
 ) -> Interruption:
     """Gives notice that the node `name` goes, and sees to it that it does; returns at once.
 
     IMDS shows `spot/instance-action`, both queues get the warning (dated back when the notice is shorter than two minutes), and at the
     action time the power goes off. `with_rebalance` sends a rebalance recommendation first, as AWS does when it foresees the end.
+    Whatever is not in `via` is lost on its way.
 
     Raises:
         ValueError: a notice below 0 or above 120 s: AWS never gives more.
@@ -65,10 +71,17 @@ def interrupt(
     given = Interruption(name, target.instance_id, kind, action_time)
     if with_rebalance:
         rebalance(home, name)
-    imds.set_instance_action(home, name, kind, action_time)
+    if "imds" in via:
+        imds.set_instance_action(home, name, kind, action_time)
     _carrier(home, given).start()
-    _send(home, ec2_events.interruption_warning(_id(), given.instance_id, _zone(target), kind, action_time, now))
+    if "queues" in via:
+        warn(home, given, _zone(target))
     return given
+
+
+def warn(home: Home, given: Interruption, zone: str) -> None:
+    """Sends the warning of a notice to both queues: late, or once more. Raises `ServiceError`: the queues can't be reached."""
+    _send(home, ec2_events.interruption_warning(_id(), given.instance_id, zone, given.action, given.action_time, datetime.now(UTC)))
 
 
 def rebalance(home: Home, name: str) -> datetime:

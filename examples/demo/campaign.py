@@ -1,73 +1,226 @@
-"""`python -m examples.demo.campaign`: many interrupted runs against one uninterrupted twin, killed at random moments.
+"""`python -m examples.demo.campaign`: many interrupted runs against one uninterrupted twin.
 
-Every run has the same spec, so one twin serves them all. Exits non-zero unless every run is equal to it to the bit.
+Every run has the same spec, so one twin serves them all. When and in which way each is interrupted follows from its seed, which is printed.
+Exits non-zero unless every run is equal to the twin to the bit and no step that was finished before a notice had to be done again.
 """
 
 from __future__ import annotations
 
 import argparse
+import random
 import sys
+import tempfile
+import threading
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
 
 from rich.table import Table
 
 from examples.demo import kills, product, proof
 from examples.demo.__main__ import JOB, TWIN, local_cluster, root_of
+from examples.demo.kills import Kill, Kind
 from examples.demo.kube import CommandFailed, Kube
-from examples.demo.run import JobFailed, describe, see_through
+from examples.demo.run import JobFailed, describe, remove, see_through
 from examples.demo.screen import complain, console, say, stage
+from examples.tiny_model import write_model, write_rows
+from examples.upload import place
+from localcloud.home import Home
+from localcloud.objectstore import ObjectStore
+
+KINDS: dict[str, Sequence[Kind]] = {"usual": (Kind.NOTICE, Kind.POWER_OFF), "all": tuple(Kind)}
+LIMIT_SECONDS = 3600.0
 
 
-def campaign(runs: int, steps: int, seed: int, kill_count: int) -> int:
-    """Returns the number of runs that were not equal, or did not finish."""
+@dataclass(frozen=True)
+class Campaign:
+    """What is done to how many runs."""
+
+    runs: int
+    steps: int
+    kills: int
+    kinds: Sequence[Kind]
+    seed: int
+    at_once: int
+    tiny: bool
+    operator_kills: bool
+
+    def planned(self, number: int) -> tuple[Kill, ...]:
+        return kills.at_random(self.steps, self.seed + number, self.kills, self.kinds)
+
+    def job(self, name: str) -> dict[str, Any]:
+        document = product.job(name, self.steps)
+        return tiny(document) if self.tiny else document
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """One run."""
+
+    planned: tuple[Kill, ...]
+    costs: tuple[proof.Cost, ...] = ()
+    seconds: float = 0.0
+    equal: bool = False
+
+    @property
+    def lost(self) -> int:
+        """Finished steps that were done again although the trainer had been told."""
+        return sum(cost.redone for kill, cost in zip(self.planned, self.costs, strict=False) if kill.kind.told)
+
+    @property
+    def good(self) -> bool:
+        return self.equal and self.lost == 0
+
+
+def tiny(document: dict[str, Any]) -> dict[str, Any]:
+    """The job with a random model of two layers, whose steps take a fraction of a second: most of its time it is being interrupted."""
+    spec = document["spec"]
+    spec["model"]["source"] = f"s3://{product.BUCKET}/models/tiny"
+    spec["dataset"] = {"source": f"s3://{product.BUCKET}/data/tiny.jsonl", "format": "messages", "maxLength": 96}
+    spec["training"] |= {"globalBatchSize": 32, "microBatchSize": 2, "cpuThreads": 1}
+    del spec["training"]["evalSteps"]
+    spec["checkpoint"]["interval"] = "20s"
+    # A machine for each: who shares one is interrupted with its neighbour, and not as its own seed says.
+    spec["podOverrides"]["resources"]["requests"]["cpu"] = "1500m"
+    return document
+
+
+def place_tiny(home: Home) -> None:
+    """The tiny model and its conversations into the bucket."""
+    with tempfile.TemporaryDirectory() as folder:
+        model, rows = write_model(Path(folder, "model"), hidden=64), write_rows(Path(folder, "rows.jsonl"), count=200)
+        files = {f"models/tiny/{path.name}": path for path in sorted(model.iterdir())} | {"data/tiny.jsonl": rows}
+        store = ObjectStore.of_cluster(home)
+        place(store.endpoint, store.access_key, store.secret_key, product.BUCKET, files)
+
+
+@contextmanager
+def operator_killed(kube: Kube, seed: int) -> Iterator[list[float]]:
+    """Kills the operator without grace every now and then; yields the pauses in between, in seconds."""
+    pauses: list[float] = []
+    over, dice = threading.Event(), random.Random(seed)  # noqa: S311  (moments to kill at)
+
+    def kill() -> None:
+        while not over.wait(pause := dice.uniform(30, 120)):
+            pauses.append(pause)
+            label = "app.kubernetes.io/component=operator"
+            with console_errors():
+                kube.kubectl("delete", "pod", "-n", product.SYSTEM_NAMESPACE, "-l", label, "--grace-period=0", "--force")
+
+    thread = threading.Thread(target=kill, daemon=True)
+    thread.start()
+    try:
+        yield pauses
+    finally:
+        over.set()
+        thread.join()
+
+
+@contextmanager
+def console_errors() -> Iterator[None]:
+    try:
+        yield
+    except CommandFailed as error:
+        complain(error)
+
+
+def one_run(home: Home, campaign: Campaign, number: int, expected: Mapping[str, str]) -> Outcome:
+    """See one run through; a failure is printed and returned as a run that is not equal."""
+    kube, planned = Kube(home), campaign.planned(number)
+    name = JOB if campaign.at_once == 1 else f"{JOB}-{campaign.seed + number}"
+    try:
+        run = see_through(home, kube, campaign.job(name), planned, LIMIT_SECONDS, alone=campaign.at_once == 1)
+    except JobFailed as error:
+        complain(error)
+        console.print(describe(kube, error.job), markup=False)
+        return Outcome(planned)
+    log = proof.read_log(product.storage(home), root_of(run))
+    costs = tuple(proof.costs(log, run.interruptions, run.first_step_at))
+    outcome = Outcome(planned, costs, run.seconds, dict(proof.final_digests(log)) == expected)
+    say(f"seed {campaign.seed + number}: {'equal to the bit' if outcome.equal else '[bold red]NOT EQUAL[/bold red]'}, {run.seconds:.0f} s")
+    if outcome.good and campaign.at_once > 1:
+        remove(kube, name)
+    return outcome
+
+
+def carry_out(campaign: Campaign) -> list[Outcome]:
+    """All runs."""
     with stage("local cluster"):
         home = local_cluster()
     kube = Kube(home)
     with stage("SpotTune and its inputs"):
         product.install(home, kube)
         product.place_inputs(home, kube)
-    s3 = product.storage(home)
+        if campaign.tiny:
+            place_tiny(home)
     with stage("the uninterrupted twin"):
-        twin = see_through(home, kube, product.job(TWIN, steps))
-    expected = dict(proof.final_digests(proof.read_log(s3, root_of(twin))))
-    table = Table(title=f"{runs} runs of {steps} steps, {kill_count} kills each", title_justify="left")
-    for column in ("seed", "kills", "steps redone", "notice → commit", "seconds", "equal to the bit"):
+        twin = see_through(home, kube, campaign.job(TWIN))
+    expected = dict(proof.final_digests(proof.read_log(product.storage(home), root_of(twin))))
+    with stage(f"{campaign.runs} runs, {campaign.at_once} at once"), ThreadPoolExecutor(campaign.at_once) as pool:
+        numbers = range(campaign.runs)
+        if not campaign.operator_kills:
+            return list(pool.map(lambda number: one_run(home, campaign, number, expected), numbers))
+        with operator_killed(kube, campaign.seed) as pauses:
+            outcomes = list(pool.map(lambda number: one_run(home, campaign, number, expected), numbers))
+        say(f"the operator was killed {len(pauses)} times meanwhile")
+        return outcomes
+
+
+def show(campaign: Campaign, outcomes: Sequence[Outcome]) -> None:
+    table = Table(title=f"{campaign.runs} runs of {campaign.steps} steps, {campaign.kills} interruptions each", title_justify="left")
+    for column in ("seed", "interruptions", "steps redone", "notice → commit", "seconds", "equal to the bit"):
         table.add_column(column)
-    bad = 0
-    for number in range(runs):
-        planned = kills.at_random(steps, seed + number, kill_count)
-        try:
-            with stage(f"run {number + 1} of {runs}, seed {seed + number}"):
-                run = see_through(home, kube, product.job(JOB, steps), planned)
-        except JobFailed as error:
-            complain(error)
-            console.print(describe(kube, error.job), markup=False)
-            bad += 1
-            continue
-        log = proof.read_log(s3, root_of(run))
-        costs = proof.costs(log, run.interruptions, run.first_step_at)
-        equal = dict(proof.final_digests(log)) == expected
-        bad += not equal
-        told = ", ".join(f"{kill.kind} at {cost.step_reached}" for kill, cost in zip(planned, costs, strict=True))
-        commits = ", ".join(f"{cost.notice_to_commit:.1f} s" for cost in costs if cost.notice_to_commit is not None) or "–"
-        redone = ", ".join(str(cost.redone) for cost in costs)
-        table.add_row(str(seed + number), told, redone, commits, f"{run.seconds:.0f}", "yes" if equal else "[bold red]NO[/bold red]")
+    for number, outcome in enumerate(outcomes):
+        told = ", ".join(f"{kill.kind} at {cost.step_reached}" for kill, cost in zip(outcome.planned, outcome.costs, strict=False))
+        commits = ", ".join(f"{cost.notice_to_commit:.1f} s" for cost in outcome.costs if cost.notice_to_commit is not None) or "–"
+        redone = ", ".join(str(cost.redone) for cost in outcome.costs)
+        verdict = "yes" if outcome.equal else "[bold red]NO[/bold red]"
+        table.add_row(str(campaign.seed + number), told, redone, commits, f"{outcome.seconds:.0f}", verdict)
     console.print(table)
-    say(f"{runs - bad} of {runs} runs equal to the bit")
-    return bad
+    by_kind = Table(title="By kind", title_justify="left")
+    for column in ("kind", "interruptions", "steps redone"):
+        by_kind.add_column(column)
+    counted, redone_by = Counter[str](), Counter[str]()
+    for outcome in outcomes:
+        for cost in outcome.costs:
+            counted[cost.kind] += 1
+            redone_by[cost.kind] += cost.redone
+    for kind in campaign.kinds:
+        by_kind.add_row(str(kind), str(counted[kind]), str(redone_by[kind]))
+    console.print(by_kind)
+    say(
+        f"{sum(counted.values())} interruptions; {sum(o.equal for o in outcomes)} of {campaign.runs} runs equal to the bit; "
+        f"{sum(o.lost for o in outcomes)} finished steps lost with notice"
+    )
 
 
-def main() -> int:
+def parse(arguments: Sequence[str] | None = None) -> Campaign:
     parser = argparse.ArgumentParser(prog="python -m examples.demo.campaign", description=__doc__)
     parser.add_argument("--runs", type=int, default=10)
     parser.add_argument("--steps", type=int, default=24, help="optimizer steps of each run (default %(default)s)")
     parser.add_argument("--kills", type=int, default=2, help="interruptions of each run (default %(default)s)")
+    parser.add_argument("--kinds", choices=sorted(KINDS), default="usual", help="notice and power-off, or all kinds (default %(default)s)")
     parser.add_argument("--seed", type=int, default=1, help="the first run's seed; the next ones count up (default %(default)s)")
-    options = parser.parse_args()
+    parser.add_argument("--at-once", type=int, default=1, help="runs side by side, each on machines of its own (default %(default)s)")
+    parser.add_argument("--tiny", action="store_true", help="train a random model of two layers instead of SmolLM2-135M")
+    parser.add_argument("--operator-kills", action="store_true", help="kill the operator, too, every 30 to 120 s")
+    options = vars(parser.parse_args(arguments))
+    return Campaign(**options | {"kinds": KINDS[options["kinds"]]})
+
+
+def main() -> int:
+    campaign = parse()
     try:
-        return 1 if campaign(options.runs, options.steps, options.seed, options.kills) else 0
+        outcomes = carry_out(campaign)
     except (CommandFailed, RuntimeError, ValueError) as error:
         complain(error)
         return 1
+    show(campaign, outcomes)
+    return 0 if all(outcome.good for outcome in outcomes) else 1
 
 
 if __name__ == "__main__":

@@ -54,6 +54,8 @@ class Interrupted:
     """The attempt that was interrupted."""
     step_reached: int
     """Last finished optimizer step that was seen before the machine was gone."""
+    told: bool
+    """Whether the trainer was told in time."""
 
 
 @dataclass(frozen=True)
@@ -92,8 +94,9 @@ def costs(
             Cost(
                 kind=event.kind,
                 step_reached=event.step_reached,
-                resumed_from=parent.step if isinstance(parent, Commit) else 0,
-                notice_to_commit=_seconds(last.written_at) - event.at if last and event.kind == "notice" else None,
+                # Without a later attempt the interrupted one has finished the job.
+                resumed_from=parent.step if isinstance(parent, Commit) else 0 if claim else event.step_reached,
+                notice_to_commit=_seconds(last.written_at) - event.at if last and event.told else None,
                 to_next_step=first - event.at if first else None,
             )
         )

@@ -32,6 +32,8 @@ class Run:
     """What was seen of one job."""
 
     name: str
+    prefix: str = "  "
+    """Of each line on the screen."""
     uid: str = ""
     seconds: float = 0.0
     job: dict[str, Any] = field(default_factory=dict)
@@ -46,15 +48,20 @@ def remove(kube: Kube, name: str) -> None:
     kube.kubectl("delete", "ftj", name, "-n", product.NAMESPACE, "--ignore-not-found", "--wait=true", "--timeout=150s")
 
 
-def see_through(home: Home, kube: Kube, document: dict[str, Any], kills: tuple[Kill, ...] = (), limit_seconds: float = 1500) -> Run:
-    """Apply the job, follow it, carry out the kills when their steps are reached. Raises `JobFailed`."""
+def see_through(
+    home: Home, kube: Kube, document: dict[str, Any], kills: tuple[Kill, ...] = (), limit_seconds: float = 1500, *, alone: bool = True
+) -> Run:
+    """Apply the job, follow it, carry out the kills when their steps are reached. Raises `JobFailed`.
+
+    Not `alone`: others write to the same screen, and each line names its job.
+    """
     name = document["metadata"]["name"]
     remove(kube, name)
     kube.apply(document)
-    run = Run(name)
+    run = Run(name, prefix="  " if alone else f"  {name}: ")
     begun = time.monotonic()
     shown = ""
-    live = Live(console=console, auto_refresh=False) if console.is_terminal else None
+    live = Live(console=console, auto_refresh=False) if console.is_terminal and alone else None
     if live:
         live.start()
     try:
@@ -64,7 +71,7 @@ def see_through(home: Home, kube: Kube, document: dict[str, Any], kills: tuple[K
                 live.update(view.panel(job), refresh=True)
             elif view.line(job) != shown:
                 shown = view.line(job)
-                say(f"  {shown}")
+                say(f"{run.prefix}{shown}")
             _look(home, kube, run, kills)
             if view.phase(job) in view.TERMINAL_PHASES:
                 break
@@ -102,14 +109,14 @@ def _look(home: Home, kube: Kube, run: Run, kills: tuple[Kill, ...]) -> None:
     done = len(run.interruptions)
     if run.warned == done and killing.warning_due(kills, done, progress.step):
         run.warned = done + 1
-        say(f"  [yellow]⚡ step {progress.step}: {killing.warn(home, node)}[/yellow]")
+        say(f"{run.prefix}[yellow]⚡ step {progress.step}: {killing.warn(home, node)}[/yellow]")
     kill = killing.due(kills, done, progress.step)
     if kill is None:
         return
     at = time.time()
-    sentence = killing.carry_out(home, node, kill)
-    run.interruptions.append(Interrupted(str(kill.kind), at, progress.epoch, progress.step))
-    say(f"  [yellow]⚡ step {progress.step}: {sentence}[/yellow]")
+    sentence = killing.carry_out(home, node, pod, kill, kube)
+    run.interruptions.append(Interrupted(str(kill.kind), at, progress.epoch, progress.step, kill.kind.told))
+    say(f"{run.prefix}[yellow]⚡ step {progress.step}: {sentence}[/yellow]")
 
 
 def describe(kube: Kube, name: str) -> str:

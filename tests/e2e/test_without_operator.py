@@ -67,7 +67,7 @@ def test_without_the_operator_training_goes_on_a_notice_is_answered_and_delete_w
     seen = until(lambda: progress(1, 4), "training goes on without the operator")
 
     node = kube.kubectl("get", "pod", pod_name(NAME, 1), "-n", product.NAMESPACE, "-o", "jsonpath={.spec.nodeName}")
-    kills.carry_out(home, node, Kill(seen.step, Kind.NOTICE, notice_seconds=45))
+    kills.carry_out(home, node, pod_name(NAME, 1), Kill(seen.step, Kind.NOTICE, notice_seconds=45), kube)
     noticed = until(
         lambda: next((r for r in proof.read_log(s3, root) if isinstance(r, Commit) and r.reason in ("notice", "sigterm")), None),
         "the notice is answered with a commit",

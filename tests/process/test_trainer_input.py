@@ -9,9 +9,9 @@ from typing import Any
 
 import pytest
 
+from examples.tiny_model import write_rows
 from spottune_contract.layout import job_location
 from spottune_contract.progress import Termination
-from tests.fixtures.tinymodel import write_rows
 from tests.fixtures.trainerprocess import Bench, Trainer
 
 pytestmark = [pytest.mark.process, pytest.mark.storage]

@@ -21,6 +21,12 @@ def test_random_kills_are_a_function_of_the_seed_and_leave_steps_to_do(seed: int
     assert steps[-1] < total
 
 
+@given(st.integers(0, 10_000))
+def test_kills_of_all_kinds_may_be_drawn_and_the_usual_ones_come_first_in_the_seeds_that_were_printed(seed: int) -> None:
+    assert len({kill.kind for kill in at_random(400, seed, 90, tuple(Kind))}) > 5
+    assert {kill.kind for kill in at_random(400, seed, 90)} == {Kind.NOTICE, Kind.POWER_OFF}
+
+
 def test_too_short_a_job_is_refused_with_the_length_it_needs() -> None:
     with pytest.raises(ValueError, match="at least 8 steps"):
         at_random(7, seed=0)

@@ -47,17 +47,17 @@ def log(final: bool = True) -> list[Claim | Resume | Commit]:
 
 
 def test_a_notice_costs_the_seconds_to_its_commit_and_no_step() -> None:
-    (cost,) = costs(log(), [Interrupted("notice", 100.0, 1, 20)], {1: 20.0, 2: 130.0})
+    (cost,) = costs(log(), [Interrupted("notice", 100.0, 1, 20, told=True)], {1: 20.0, 2: 130.0})
     assert (cost.resumed_from, cost.redone, cost.notice_to_commit, cost.to_next_step) == (20, 0, 10.0, 30.0)
 
 
 def test_a_power_cut_costs_the_steps_since_the_last_commit() -> None:
-    (cost,) = costs(log(), [Interrupted("power-off", 115.0, 1, 23)], {2: 130.0})
+    (cost,) = costs(log(), [Interrupted("power-off", 115.0, 1, 23, told=False)], {2: 130.0})
     assert (cost.redone, cost.notice_to_commit) == (3, None)
 
 
 def test_an_attempt_that_never_finished_a_step_has_no_next_step() -> None:
-    (cost,) = costs(log(), [Interrupted("notice", 100.0, 1, 20)], {})
+    (cost,) = costs(log(), [Interrupted("notice", 100.0, 1, 20, told=True)], {})
     assert cost.to_next_step is None
 
 
@@ -68,3 +68,9 @@ def test_the_digests_are_those_of_the_final_record() -> None:
 def test_a_log_without_a_final_record_proves_nothing() -> None:
     with pytest.raises(NotFinished):
         final_digests(log(final=False))
+
+
+def test_an_attempt_that_finishes_the_job_after_its_notice_costs_no_step() -> None:
+    records = [*log(final=False)[:3], commit(3, 1, 60, 115, "final", digests=dict.fromkeys(COMPARED, "0" * 64))]
+    (cost,) = costs(records, [Interrupted("notice", 100.0, 1, 59, told=True)], {1: 20.0})
+    assert (cost.redone, cost.to_next_step) == (0, None)

@@ -6,11 +6,11 @@ from typing import Any
 
 import pytest
 
+from examples.tiny_model import write_tokenizer
 from spottune_contract.runspec import DatasetFormat
 from spottune_trainer.errors import BadConfig, BadData
 from spottune_trainer.rows import Message, Row, Rows
 from spottune_trainer.tokens import IGNORED, Sample, tokenize
-from tests.fixtures.tinymodel import write_tokenizer
 
 LLAMA2 = (
     "{% for m in messages %}{% if m['role'] == 'user' %}[INST] {{ m['content'] }} [/INST]{% elif m['role'] == 'assistant' %} {{ m['content'] }} </s>"
