@@ -5,10 +5,10 @@ PY := .venv/bin/python
 FAST := not (cluster or nodes or storage or process or e2e or long)
 
 .DEFAULT_GOAL := help
-.PHONY: help campaign setup setup-python demo test test-fast test-long test-crash lint generate lock up down status clean
+.PHONY: help campaign interruptions setup setup-python demo test test-fast test-long test-crash lint generate lock up down status clean
 
 help: ## list the targets
-	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-14s %s\n", $$1, $$2}'
+	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-15s %s\n", $$1, $$2}'
 
 setup: ## everything a machine needs: system packages, .venv, Kubernetes binaries
 	@$(PYTHON) tools/bootstrap.py
@@ -30,6 +30,9 @@ test-fast: setup-python lint ## the tests that need no cluster
 
 campaign: setup ## ten demo-like runs with random kill moments against one twin
 	@$(PY) -m examples.demo.campaign
+
+interruptions: setup ## 200 interruptions of twelve kinds of 20 small jobs, the operator killed meanwhile: every adapter equal, no step lost
+	@$(PY) -m examples.demo.campaign --tiny --runs 20 --at-once 4 --kills 10 --steps 60 --kinds all --operator-kills
 
 test-long: setup ## tens of thousands of simulated schedules, damaged logs, hundreds of interrupted runs
 	@$(PY) -m pytest -q -m long --timeout=7200

@@ -141,6 +141,5 @@ def _later(seconds: float, act: Callable[[], None]) -> None:
         with suppress(machines.NodeError):
             act()
 
-    timer = threading.Timer(seconds, unless_gone)
-    timer.daemon = True
-    timer.start()
+    # Not a daemon: a machine that stands still at the end of the last run is not left so.
+    threading.Timer(seconds, unless_gone).start()

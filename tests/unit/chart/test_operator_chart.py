@@ -95,6 +95,7 @@ def test_what_the_chart_sets_is_what_the_operator_reads() -> None:
         "sqs.queueURL=https://queue",
         "sqs.endpoint=http://198.18.0.1:5000",
         "operator.resyncSeconds=7",
+        "operator.pollsPerSecond=50",
     )
     deployment = one(render("operator.yaml", values=values), "Deployment", "spottune-operator")
     environ = {e["name"]: e["value"] for e in deployment["spec"]["template"]["spec"]["containers"][0]["env"]}
@@ -106,7 +107,8 @@ def test_what_the_chart_sets_is_what_the_operator_reads() -> None:
     assert config.trainers.image_pull_secrets == ("a", "b")
     assert config.trainers.do_not_disrupt is False
     assert config.queue is not None
-    assert (config.queue.url, config.queue.endpoint, config.resync_seconds) == ("https://queue", "http://198.18.0.1:5000", 7.0)
+    assert (config.queue.url, config.queue.endpoint) == ("https://queue", "http://198.18.0.1:5000")
+    assert (config.resync_seconds, config.polls_per_second) == (7.0, 50.0)
 
 
 def test_a_network_policy_admits_only_the_operator_to_the_trainers_of_each_namespace(documents: list[dict[str, Any]]) -> None:
