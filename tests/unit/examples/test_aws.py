@@ -104,7 +104,7 @@ def test_the_operator_may_read_its_queue_and_nothing_else(template: dict[str, An
     (statement,) = statements(template, "OperatorRole")
     assert set(statement["Action"]) == {"sqs:ReceiveMessage", "sqs:DeleteMessage"}
     assert statement["Resource"] == "${NoticeQueue.Arn}"
-    called = re.findall(r"_client\.(\w+)_message\(", (ROOT / "operator/spottune_operator/notices/sqs.py").read_text())
+    called = re.findall(r"_client\.(\w+)_message(?:_batch)?\(", (ROOT / "operator/spottune_operator/notices/sqs.py").read_text())
     assert set(called) == {"receive", "delete"}
 
 
