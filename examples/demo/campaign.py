@@ -19,6 +19,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import yaml
 from rich.table import Table
 
 from examples.demo import kills, product, proof
@@ -34,6 +35,7 @@ from localcloud.objectstore import ObjectStore
 
 KINDS: dict[str, Sequence[Kind]] = {"usual": (Kind.NOTICE, Kind.POWER_OFF), "all": tuple(Kind)}
 LIMIT_SECONDS = 3600.0
+_FURTHER_TYPE = "m5.xlarge"
 
 
 @dataclass(frozen=True)
@@ -84,13 +86,20 @@ def tiny(document: dict[str, Any]) -> dict[str, Any]:
     spec["training"] |= {"globalBatchSize": 32, "microBatchSize": 2, "cpuThreads": 1}
     del spec["training"]["evalSteps"]
     spec["checkpoint"]["interval"] = "20s"
+    spec["capacity"]["instanceTypes"].append(_FURTHER_TYPE)
     # A machine for each: who shares one is interrupted with its neighbour, and not as its own seed says.
     spec["podOverrides"]["resources"]["requests"]["cpu"] = "1500m"
     return document
 
 
-def place_tiny(home: Home) -> None:
-    """The tiny model and its conversations into the bucket."""
+def place_tiny(home: Home, kube: Kube) -> None:
+    """The tiny model and its conversations into the bucket, and three more pools: Karpenter leaves one alone for 180 s after each notice."""
+    pools = yaml.safe_load((product.ROOT / "examples" / "karpenter" / "spot.yaml").read_text())
+    pools["metadata"]["name"] = "spottune-spot-further"
+    for requirement in pools["spec"]["template"]["spec"]["requirements"]:
+        if requirement["key"] == "node.kubernetes.io/instance-type":
+            requirement["values"] = [_FURTHER_TYPE]
+    kube.apply(pools)
     with tempfile.TemporaryDirectory() as folder:
         model, rows = write_model(Path(folder, "model"), hidden=64), write_rows(Path(folder, "rows.jsonl"), count=200)
         files = {f"models/tiny/{path.name}": path for path in sorted(model.iterdir())} | {"data/tiny.jsonl": rows}
@@ -133,7 +142,9 @@ def one_run(home: Home, campaign: Campaign, number: int, expected: Mapping[str, 
     kube, planned = Kube(home), campaign.planned(number)
     name = JOB if campaign.at_once == 1 else f"{JOB}-{campaign.seed + number}"
     try:
-        run = see_through(home, kube, campaign.job(name), planned, LIMIT_SECONDS, alone=campaign.at_once == 1)
+        run = see_through(
+            home, kube, campaign.job(name), planned, LIMIT_SECONDS, alone=campaign.at_once == 1, every_kill=Kind.CUT not in campaign.kinds
+        )
     except JobFailed as error:
         complain(error)
         console.print(describe(kube, error.job), markup=False)
@@ -156,7 +167,7 @@ def carry_out(campaign: Campaign) -> list[Outcome]:
         product.install(home, kube)
         product.place_inputs(home, kube)
         if campaign.tiny:
-            place_tiny(home)
+            place_tiny(home, kube)
     with stage("the uninterrupted twin"):
         twin = see_through(home, kube, campaign.job(TWIN))
     expected = dict(proof.final_digests(proof.read_log(product.storage(home), root_of(twin))))
