@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import subprocess
 import sys
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -13,6 +12,7 @@ from examples.demo import product
 from examples.demo.kills import Kill, Kind
 from examples.demo.kube import Kube
 from examples.demo.run import remove, see_through
+from localcloud.borrow import borrowed
 from localcloud.home import Home
 
 SPACING = {"Cold": 12, "Warm": 40}
@@ -38,17 +38,11 @@ class Taken:
 @contextmanager
 def local_cluster() -> Iterator[tuple[Home, Kube]]:
     """The local cluster with the product installed and the example's model and data in its bucket."""
-    home = Home.default()
-    was_up = home.kubeconfig.exists()
-    subprocess.run([sys.executable, "-m", "localcloud", "up"], cwd=product.ROOT, check=True, stdout=sys.stderr)
-    try:
+    with borrowed(sys.stderr) as home:
         kube = Kube(home)
         product.install(home, kube)
         product.place_inputs(home, kube)
         yield home, kube
-    finally:
-        if not was_up:
-            subprocess.run([sys.executable, "-m", "localcloud", "down"], cwd=product.ROOT, check=True, stdout=sys.stderr)
 
 
 def interrupted(kind: Kind, times: int, handover: str = "Cold") -> list[Taken]:

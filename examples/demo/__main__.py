@@ -18,18 +18,11 @@ from examples.demo.run import JobFailed, Run, describe, see_through
 from examples.demo.screen import complain, console, say, stage
 from examples.prepare_data import prepare_data
 from examples.prepare_model import prepare_model
+from localcloud.borrow import up
 from localcloud.home import Home
 from spottune_contract.layout import S3Location, job_location
 
 JOB, TWIN = "python-help", "python-help-twin"
-
-
-def local_cluster() -> Home:
-    """The local cluster, up. Raises `CommandFailed`; what is up already stays."""
-    done = subprocess.run([sys.executable, "-m", "localcloud", "up"], cwd=product.ROOT)
-    if done.returncode:
-        raise CommandFailed("the local cluster did not come up; the lines above say why")
-    return Home.default()
 
 
 def root_of(run: Run) -> S3Location:
@@ -108,7 +101,7 @@ def next_steps() -> None:
 
 def demo(options: argparse.Namespace) -> int:
     with stage("local cluster"):
-        home = local_cluster()
+        home = up()
     kube = Kube(home)
     with stage("SpotTune: CRD, operator, node agent (Helm)"):
         product.install(home, kube)

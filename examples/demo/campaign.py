@@ -23,13 +23,14 @@ import yaml
 from rich.table import Table
 
 from examples.demo import kills, product, proof
-from examples.demo.__main__ import JOB, TWIN, local_cluster, root_of
+from examples.demo.__main__ import JOB, TWIN, root_of
 from examples.demo.kills import Kill, Kind
 from examples.demo.kube import CommandFailed, Kube
 from examples.demo.run import JobFailed, describe, remove, see_through
 from examples.demo.screen import complain, console, say, stage
 from examples.tiny_model import write_model, write_rows
 from examples.upload import place
+from localcloud.borrow import up
 from localcloud.home import Home
 from localcloud.objectstore import ObjectStore
 
@@ -161,7 +162,7 @@ def one_run(home: Home, campaign: Campaign, number: int, expected: Mapping[str, 
 def carry_out(campaign: Campaign) -> list[Outcome]:
     """All runs."""
     with stage("local cluster"):
-        home = local_cluster()
+        home = up()
     kube = Kube(home)
     with stage("SpotTune and its inputs"):
         product.install(home, kube)
