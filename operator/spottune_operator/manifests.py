@@ -92,6 +92,8 @@ def _pod_spec(observed: Observed, spec: FineTuneJobSpec, action: CreatePod, defa
         "restartPolicy": "Never",
         "terminationGracePeriodSeconds": observed.settings.pod_grace,
         "automountServiceAccountToken": False,
+        # Else the trainer is the first process of its PID namespace, and the kernel drops a SIGTERM that comes before its handler is there.
+        "shareProcessNamespace": True,
         # A Service named `spottune` would otherwise put SPOTTUNE_PORT and its like into our environment.
         "enableServiceLinks": False,
         "securityContext": {

@@ -93,6 +93,7 @@ def test_the_pod_holds_no_api_token_never_restarts_and_has_its_time_to_save() ->
     spec = pod()["spec"]
     assert spec["automountServiceAccountToken"] is False
     assert spec["enableServiceLinks"] is False
+    assert spec["shareProcessNamespace"] is True
     assert spec["restartPolicy"] == "Never"
     assert spec["terminationGracePeriodSeconds"] == 100
 
