@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import argparse
 import random
+import signal
 import sys
 import tempfile
 import threading
@@ -32,7 +33,9 @@ from examples.tiny_model import write_model, write_rows
 from examples.upload import place
 from localcloud.borrow import up
 from localcloud.home import Home
+from localcloud.karpenter import Karpenter
 from localcloud.objectstore import ObjectStore
+from localcloud.process import ServiceError
 
 KINDS: dict[str, Sequence[Kind]] = {"usual": (Kind.NOTICE, Kind.POWER_OFF), "all": tuple(Kind)}
 LIMIT_SECONDS = 3600.0
@@ -50,7 +53,7 @@ class Campaign:
     seed: int
     at_once: int
     tiny: bool
-    operator_kills: bool
+    controller_kills: bool
 
     def planned(self, number: int) -> tuple[Kill, ...]:
         return kills.at_random(self.steps, self.seed + number, self.kills, self.kinds)
@@ -109,17 +112,26 @@ def place_tiny(home: Home, kube: Kube) -> None:
 
 
 @contextmanager
-def operator_killed(kube: Kube, seed: int) -> Iterator[list[float]]:
-    """Kills the operator without grace every now and then; yields the pauses in between, in seconds."""
+def controllers_killed(home: Home, kube: Kube, seed: int) -> Iterator[list[float]]:
+    """Kills operator and Karpenter without grace every now and then; yields the pauses in between, in seconds.
+
+    Karpenter forgets by it which pools it had left alone for three minutes, without which twelve pools would not do for the interruptions.
+    """
     pauses: list[float] = []
     over, dice = threading.Event(), random.Random(seed)  # noqa: S311  (moments to kill at)
+    label = "app.kubernetes.io/component=operator"
+    karpenter = Karpenter.of_cluster(home).service
 
     def kill() -> None:
-        while not over.wait(pause := dice.uniform(30, 120)):
+        while not over.wait(pause := dice.uniform(30, 90)):
             pauses.append(pause)
-            label = "app.kubernetes.io/component=operator"
-            with console_errors():
+            try:
                 kube.kubectl("delete", "pod", "-n", product.SYSTEM_NAMESPACE, "-l", label, "--grace-period=0", "--force")
+                if (process := karpenter.running()) is not None:
+                    process.signal(signal.SIGKILL)
+                karpenter.start()
+            except (CommandFailed, ServiceError) as error:
+                complain(error)
 
     thread = threading.Thread(target=kill, daemon=True)
     thread.start()
@@ -128,14 +140,6 @@ def operator_killed(kube: Kube, seed: int) -> Iterator[list[float]]:
     finally:
         over.set()
         thread.join()
-
-
-@contextmanager
-def console_errors() -> Iterator[None]:
-    try:
-        yield
-    except CommandFailed as error:
-        complain(error)
 
 
 def one_run(home: Home, campaign: Campaign, number: int, expected: Mapping[str, str]) -> Outcome:
@@ -174,11 +178,11 @@ def carry_out(campaign: Campaign) -> list[Outcome]:
     expected = dict(proof.final_digests(proof.read_log(product.storage(home), root_of(twin))))
     with stage(f"{campaign.runs} runs, {campaign.at_once} at once"), ThreadPoolExecutor(campaign.at_once) as pool:
         numbers = range(campaign.runs)
-        if not campaign.operator_kills:
+        if not campaign.controller_kills:
             return list(pool.map(lambda number: one_run(home, campaign, number, expected), numbers))
-        with operator_killed(kube, campaign.seed) as pauses:
+        with controllers_killed(home, kube, campaign.seed) as pauses:
             outcomes = list(pool.map(lambda number: one_run(home, campaign, number, expected), numbers))
-        say(f"the operator was killed {len(pauses)} times meanwhile")
+        say(f"operator and Karpenter were killed {len(pauses)} times meanwhile")
         return outcomes
 
 
@@ -219,7 +223,7 @@ def parse(arguments: Sequence[str] | None = None) -> Campaign:
     parser.add_argument("--seed", type=int, default=1, help="the first run's seed; the next ones count up (default %(default)s)")
     parser.add_argument("--at-once", type=int, default=1, help="runs side by side, each on machines of its own (default %(default)s)")
     parser.add_argument("--tiny", action="store_true", help="train a random model of two layers instead of SmolLM2-135M")
-    parser.add_argument("--operator-kills", action="store_true", help="kill the operator, too, every 30 to 120 s")
+    parser.add_argument("--controller-kills", action="store_true", help="kill operator and Karpenter, too, every 30 to 90 s")
     options = vars(parser.parse_args(arguments))
     return Campaign(**options | {"kinds": KINDS[options["kinds"]]})
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Collection, Iterable, Mapping
 from typing import Any
 
@@ -145,8 +146,27 @@ def observe_pod(
         waiting_message=clip(waiting.get("message") or "", ERROR_LIMIT),
         image=images.resolved(_image(pod), (container or {}).get("imageID") or ""),
         progress=report if report is not None and (report.job_uid, report.epoch) == (job_uid, epoch) else None,
-        last_words="" if termination is not None else clip(terminated.get("message") or "", ERROR_LIMIT),
+        last_words="" if termination is not None else last_words(terminated.get("message") or ""),
     )
+
+
+def last_words(text: str) -> str:
+    """What a container without a message of ours said last, at most `ERROR_LIMIT` characters. The kubelet cuts the log anywhere.
+
+    Of a trainer's own log the last line's event, of other output the last lines: a traceback's end says more than its beginning.
+    """
+    lines = [line for line in text.splitlines() if line.strip()]
+    if not lines:
+        return ""
+    try:
+        told = json.loads(lines[-1])
+    except (ValueError, RecursionError):
+        told = None
+    if isinstance(told, dict) and told.get("event"):
+        said = [str(told[name]) for name in ("event", "error", "message") if told.get(name)]
+        return clip("The last line of its log: " + ": ".join(said), ERROR_LIMIT)
+    end = clip("\n".join(lines[1:] if len(lines) > 1 and len(text) > ERROR_LIMIT else lines), len(text))
+    return end if len(end) <= ERROR_LIMIT else "…" + end[1 - ERROR_LIMIT :]
 
 
 def classify(pod: Json, node: Json | None, now: float, settings: Settings) -> PodState:

@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from spottune_contract.progress import Termination
-from spottune_operator.observe import observe, owned, read_spec
+from spottune_operator.observe import ERROR_LIMIT, last_words, observe, owned, read_spec
 from spottune_operator.planner.plan import plan
 from spottune_operator.planner.statuses import instant
 from spottune_operator.planner.types import Notice, PodState
@@ -104,6 +104,29 @@ def test_the_last_word_of_a_trainer_is_read_and_other_text_is_kept_as_such() -> 
     assert (ours.termination.reason, ours.last_words, ours.end.exit_code) == ("BadModel", "", 20)
     (crash,) = observe(job(), [pod(terminated(1, message="Traceback\n boom"))], {}, now=NOW).pods
     assert (crash.termination, crash.last_words) == (None, "Traceback boom")
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        ("", ""),
+        ("\n \n", ""),
+        ('icro_step": 0.1}}\n{"event": "commit durable", "slot": 5}\n', "The last line of its log: commit durable"),
+        ('{"event": "store", "error": "EndpointConnectionError"}', "The last line of its log: store: EndpointConnectionError"),
+        ('{"event": 7}\n["event"]', '{"event": 7} ["event"]'),
+        ("[" * 100_000, "…" + "[" * (ERROR_LIMIT - 1)),
+        ("ut at the start\n" + "  File x\n" * 100 + "RuntimeError: CUDA error\nCompile with it", None),
+    ],
+)
+def test_the_last_words_are_the_end_of_what_a_container_said(text: str, words: str | None) -> None:
+    found = last_words(text)
+    assert len(found) <= ERROR_LIMIT
+    if words is None:
+        assert found.startswith("…")
+        assert found.endswith("RuntimeError: CUDA error Compile with it")
+        assert "ut at the start" not in found
+    else:
+        assert found == words
 
 
 def test_a_word_of_another_epoch_is_not_this_ones() -> None:
