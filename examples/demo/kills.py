@@ -17,7 +17,7 @@ from localcloud import node as machines
 from localcloud.ec2_events import Action
 from localcloud.home import Home
 
-BACK_SECONDS = 75.0
+BACK_SECONDS = 60.0
 """A machine that stood still or was cut off is back after so long: its job has moved by then."""
 
 
