@@ -31,8 +31,8 @@ test-fast: setup-python lint ## the tests that need no cluster
 campaign: setup ## ten demo-like runs with random kill moments against one twin
 	@$(PY) -m examples.demo.campaign
 
-interruptions: setup ## 200 interruptions of twelve kinds of 20 small jobs, operator and Karpenter killed meanwhile: every adapter equal, no step lost
-	@$(PY) -m examples.demo.campaign --tiny --runs 20 --at-once 5 --kills 10 --steps 150 --kinds all --controller-kills
+interruptions: setup ## 200 interruptions of twelve kinds of 24 small jobs, operator and Karpenter killed meanwhile: every adapter equal, no step lost
+	@$(PY) -m examples.demo.campaign --tiny --runs 24 --at-once 5 --kills 10 --steps 150 --kinds all --controller-kills
 
 test-long: setup ## tens of thousands of simulated schedules, damaged logs, hundreds of interrupted runs
 	@$(PY) -m pytest -q -m long --timeout=7200

@@ -12,6 +12,7 @@ import signal
 import sys
 import tempfile
 import threading
+import time
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -131,6 +132,8 @@ def controllers_killed(home: Home, kube: Kube, seed: int) -> Iterator[list[float
                 kube.kubectl("delete", "pod", "-n", product.SYSTEM_NAMESPACE, "-l", label, "--grace-period=0", "--force")
                 if (process := karpenter.running()) is not None:
                     process.signal(signal.SIGKILL)
+                    while process.alive():
+                        time.sleep(0.05)
                 karpenter.start()
             except (CommandFailed, ServiceError) as error:
                 complain(error)
