@@ -17,6 +17,8 @@ from localcloud import node as machines
 from localcloud.ec2_events import Action
 from localcloud.home import Home
 
+QUEUES_SECONDS = 60
+"""A notice that only the operator hears: long enough for one that was killed to be replaced."""
 BACK_SECONDS = 60.0
 """A machine that stood still or was cut off is back after so long: its job has moved by then."""
 
@@ -81,7 +83,8 @@ def at_random(total_steps: int, seed: int, count: int = 2, kinds: Sequence[Kind]
     kills = []
     for number in range(count):
         start = 1 + number * (span + 1)
-        kills.append(Kill(dice.randint(start, start + span - 2), dice.choice(kinds), dice.choice((20, 30, 45))))
+        step, kind, seconds = dice.randint(start, start + span - 2), dice.choice(kinds), dice.choice((20, 30, 45))
+        kills.append(Kill(step, kind, QUEUES_SECONDS if kind is Kind.QUEUES else seconds))
     return tuple(kills)
 
 

@@ -83,13 +83,14 @@ def costs(
     by_slot = {r.slot: r for r in records}
     for event in interruptions:
         claim = next((r for r in records if isinstance(r, Claim) and r.epoch > event.epoch), None)
-        resume = next((r for r in records if claim and isinstance(r, Resume) and r.slot > claim.slot and r.writer == claim.writer), None)
-        parent = by_slot.get(resume.parent) if isinstance(resume, Resume) and resume.parent is not None else None
+        # The attempt that claimed next may have been taken away before it had resumed; then another one has.
+        resume = next((r for r in records if claim and isinstance(r, Resume) and r.slot > claim.slot), None)
+        parent = by_slot.get(resume.parent) if resume and resume.parent is not None else None
         last = next(
             (r for r in records if isinstance(r, Commit) and _seconds(r.written_at) >= event.at and (claim is None or r.slot < claim.slot)),
             None,
         )
-        first = first_step_at.get(claim.epoch) if claim else None
+        first = first_step_at.get(resume.epoch) if resume else None
         found.append(
             Cost(
                 kind=event.kind,

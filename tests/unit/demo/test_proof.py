@@ -7,7 +7,7 @@ import pytest
 from examples.demo.proof import COMPARED, Interrupted, NotFinished, costs, final_digests
 from spottune_contract.records import Claim, Commit, CommitReason, Resume
 
-WRITERS = {1: "writer000001", 2: "writer000002"}
+WRITERS = {1: "writer000001", 2: "writer000002", 3: "writer000003"}
 
 
 def at(second: int) -> str:
@@ -68,6 +68,12 @@ def test_the_digests_are_those_of_the_final_record() -> None:
 def test_a_log_without_a_final_record_proves_nothing() -> None:
     with pytest.raises(NotFinished):
         final_digests(log(final=False))
+
+
+def test_an_attempt_that_claimed_and_was_taken_away_before_it_resumed_is_not_what_the_job_went_on_from() -> None:
+    records = [*log(final=False)[:4], claim(4, 3, 130), Resume(slot=5, epoch=3, writer=WRITERS[3], written_at=at(131), parent=2)]
+    (cost,) = costs(records, [Interrupted("notice", 100.0, 1, 20, told=True)], {1: 20.0, 3: 140.0})
+    assert (cost.resumed_from, cost.redone, cost.to_next_step) == (20, 0, 40.0)
 
 
 def test_an_attempt_that_finishes_the_job_after_its_notice_costs_no_step() -> None:
