@@ -15,6 +15,7 @@ from examples.demo.kube import CommandFailed, Kube
 from examples.demo.proof import Interrupted
 from examples.demo.screen import console, say
 from localcloud.home import Home
+from localcloud.node import NodeError
 from spottune_cli import view
 from spottune_cli.jobs import Jobs
 
@@ -122,7 +123,11 @@ def _look(home: Home, kube: Kube, run: Run, kills: tuple[Kill, ...]) -> None:
     if kill is None:
         return
     at = time.time()
-    sentence = killing.carry_out(home, node, pod, kill, kube)
+    try:
+        sentence = killing.carry_out(home, node, pod, kill, kube)
+    except NodeError:
+        # It is off already, and the operator does not know yet: the next attempt's machine is taken.
+        return
     run.interruptions.append(Interrupted(str(kill.kind), at, progress.epoch, progress.step, kill.kind.told))
     say(f"{run.prefix}[yellow]⚡ step {progress.step}: {sentence}[/yellow]")
 
