@@ -91,14 +91,15 @@ class NoticeDesk:
     async def _act(self, event: CloudEvent, known: dict[str, str], now: float) -> None:
         self._count(event.kind.value)
         news = self._view.notices.post(event, self._source, now)
-        jobs = set().union(*(self._view.jobs_on(node) for node in known.values()))
+        places = [place for node in known.values() for place in self._view.pods_on(node)]
+        jobs = {place.job for place in places}
         if news:
             left = round(event.deadline - now) if event.deadline else None
             _log.info("notice", kind=event.kind.value, instances=list(known), seconds_left=left, jobs=len(jobs))
         hit("O7")
         for job in jobs:
             self._queue.add(job, urgent=True)
-        told = asyncio.gather(*(self._tell(place, event) for node in known.values() for place in self._view.pods_on(node)))
+        told = asyncio.gather(*(self._tell(place, event) for place in places))
         try:
             await self._answered(jobs, known.values())
         finally:
